@@ -1,0 +1,338 @@
+"""match -> parse -> perform -> render, for any door.
+
+A door makes an `Exchange` of each request, starts it, waits in its own way until `done` is called, and sends the
+reply that `finish` returns:
+
+    exchange = dispatcher.begin(request)
+    exchange.start(done)            # in a thread when exchange.blocks
+    reply = exchange.finish()       # after done, or after exchange.expire()
+    ...send...
+    exchange.sent()
+
+Nothing here raises: whatever goes wrong becomes a reply in the platform's own form and a line in the log.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from servekit.contract import Call, Infer, InferFiles, Platform, Reply, Request, Route, Stop
+from servekit.engine import current
+from servekit.engine.perform import Performer, Thunk
+from servekit.engine.ticket import Ticket
+from servekit.errors import (
+    DeadlineExceeded,
+    MethodNotAllowed,
+    NotFound,
+    PredictFailed,
+    ServeError,
+    TooLarge,
+    UnsupportedMediaType,
+)
+from servekit.predictor import Context, Headers
+
+logger = logging.getLogger("servekit.request")
+access_logger = logging.getLogger("servekit.access")
+
+REQUEST_ID_HEADERS = (b"x-request-id", b"x-amzn-sagemaker-inference-id")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+LOOPBACK = re.compile(r"127\.\d+\.\d+\.\d+|::1|::ffff:127\.\d+\.\d+\.\d+")
+RESPONSE_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+RESPONSE_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+# The door owns these; a predictor that sets them would break the message framing.
+RESERVED_HEADERS = frozenset(["content-length", "transfer-encoding", "connection", "content-type", "date"])
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """A platform and the routes it has on this server."""
+
+    platform: Platform
+    routes: tuple[Route, ...]
+
+
+class Dispatcher:
+    """Everything that does not vary between requests, resolved once."""
+
+    def __init__(
+        self,
+        mounted: Sequence[Mounted],
+        performer: Performer,
+        *,
+        request_timeout_s: float = 60.0,
+        max_body_bytes: int = 64 * 1024 * 1024,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.mounted = tuple(mounted)
+        self.performer = performer
+        self.request_timeout_s = request_timeout_s
+        self.max_body_bytes = max_body_bytes
+        self.clock = clock
+        self._table: dict[str, dict[str, tuple[Platform, Route]]] = {}
+        for mount in mounted:
+            for route in mount.routes:
+                methods = self._table.setdefault(route.path, {})
+                for method in route.methods:
+                    methods[method] = (mount.platform, route)
+        for methods in self._table.values():
+            if "GET" in methods:
+                methods.setdefault("HEAD", methods["GET"])
+
+    def match(self, request: Request) -> tuple[Platform, Route]:
+        """The route of a request. Raises NotFound, MethodNotAllowed."""
+        methods = self._table.get(request.path)
+        if methods is None:
+            raise NotFound(f"no route {_shown(request.path)}; expected one of {', '.join(sorted(self._table))}")
+        found = methods.get(request.method)
+        if found is None:
+            allowed = tuple(sorted(methods))
+            raise MethodNotAllowed(
+                f"{_shown(request.method)} is not allowed on {request.path}; expected {' or '.join(allowed)}",
+                allowed=allowed,
+            )
+        if found[1].local_only and len(self.mounted) > 1 and request.peer and not LOOPBACK.fullmatch(request.peer):
+            raise NotFound(f"no route {request.path} for callers that are not on this machine")
+        return found
+
+    def begin(self, request: Request) -> Exchange:
+        """Match and parse."""
+        exchange = Exchange(self, request)
+        exchange.parse()
+        return exchange
+
+    def refuse(self, request: Request, error: ServeError) -> Reply:
+        """The reply for a request that cannot be read to its end (`request` holds what is known of it)."""
+        exchange = Exchange(self, request)
+        exchange.settle(error)
+        return exchange.finish()
+
+    def render_error(self, error: ServeError, request: Request) -> Reply:
+        """An error in the form of the platform that owns the path; of all platforms at once when none does."""
+        methods = self._table.get(request.path)
+        owners = {id(platform): platform for platform, _ in methods.values()} if methods else {}
+        platforms = list(owners.values()) or [mount.platform for mount in self.mounted]
+        replies = [platform.render_error(error, request) for platform in platforms]
+        if len(replies) == 1:
+            return replies[0]
+        # Each platform's body is an object that tolerates the others' keys.
+        merged: dict[str, Any] = {}
+        for reply in replies:
+            merged.update(json.loads(reply.body))
+        headers = tuple(dict.fromkeys(header for reply in replies for header in reply.headers))
+        return Reply(replies[0].status, json.dumps(merged).encode(), "application/json", headers)
+
+
+class Exchange:
+    """One request and its reply."""
+
+    def __init__(self, dispatcher: Dispatcher, request: Request) -> None:
+        self.dispatcher = dispatcher
+        self.request = request
+        self.blocks = False
+        self.finish_blocks = False
+        self._started_s = dispatcher.clock()
+        self._found: tuple[Platform, Route] | None = None
+        self._call: Call | None = None
+        self._context: Context | None = None
+        self._ticket: Ticket | None = None
+        self._thunk: Thunk | None = None
+        self._settled = False
+        self._lock = threading.Lock()
+        self._done: Callable[[], None] | None = None
+
+    @property
+    def timeout_s(self) -> float:
+        """Seconds that a door should wait for `done` before it calls `expire`."""
+        return self.dispatcher.request_timeout_s
+
+    def parse(self) -> None:
+        request = self.request
+        try:
+            with current.requests(request.id):
+                self._found = self.dispatcher.match(request)
+                encoding = request.header(b"content-encoding")
+                if encoding is not None and encoding.strip().lower() not in ("", "identity"):
+                    raise UnsupportedMediaType(f"Content-Encoding: expected none, got {_shown(encoding)}")
+                self._call = self._found[1].parse(request)
+        except ServeError as error:
+            self.settle(error)
+            return
+        performer = self.dispatcher.performer
+        self.blocks = performer.blocks(self._call)
+        self.finish_blocks = self.blocks or (isinstance(self._call, Infer) and performer.model.encodes)
+
+    def start(self, done: Callable[[], None]) -> None:
+        """Begin the effect; `done` is called exactly once, from any thread, unless `expire` came first."""
+        self._done = done
+        if self._call is None or self._found is None:
+            done()
+            return
+        self._context = Context(
+            headers=_Lazy(self.request),
+            platform=self._found[0].name,
+            request_id=self.request.id,
+            deadline_s=self._started_s + self.dispatcher.request_timeout_s,
+        )
+        try:
+            with current.requests(self.request.id):
+                self._ticket = self.dispatcher.performer.start(self._call, self._context, self._settle)
+        except ServeError as error:
+            self.settle(error)
+        except Exception as error:  # noqa: BLE001 - the last line before the door: it must answer something
+            self.settle(_unexpected(error))
+
+    def settle(self, error: ServeError) -> None:
+        """End with `error` unless an outcome is there already."""
+
+        def thunk() -> Any:
+            raise error
+
+        self._settle(thunk)
+
+    def _settle(self, thunk: Thunk) -> None:
+        with self._lock:
+            if self._settled:
+                return
+            self._settled = True
+            self._thunk = thunk
+        if self._done is not None:
+            self._done()
+
+    def expire(self) -> None:
+        """The deadline has passed: end now with 504, and drop what still waits for the model."""
+        if self._ticket is not None:
+            self._ticket.abandon()
+        self.settle(DeadlineExceeded(f"no answer within {self.dispatcher.request_timeout_s:g} s"))
+
+    def abandon(self) -> None:
+        """The caller is gone."""
+        if self._ticket is not None:
+            self._ticket.abandon()
+
+    def finish(self) -> Reply:
+        """The reply. Call it after `done`, or after `expire`; it logs the request."""
+        error: ServeError | None = None
+        with current.requests(self.request.id):
+            try:
+                reply = self._render()
+            except ServeError as raised:
+                error = raised
+            except Exception as raised:  # noqa: BLE001 - the last line before the door: it must answer something
+                error = _unexpected(raised)
+            if error is not None:
+                reply = self.dispatcher.render_error(error, self.request)
+                _log_error(error, reply.status)
+            self._log_access(reply)
+        return reply
+
+    def _render(self) -> Reply:
+        if self._thunk is None:
+            raise PredictFailed("the request ended without an outcome")
+        value = self._thunk()
+        if self._found is None or self._call is None:
+            raise PredictFailed("the request ended without a route")
+        reply = self._found[1].render(self.request, self._call, value)
+        for name, text in reply.headers:
+            _check_header(name, text)
+        return reply
+
+    def sent(self) -> None:
+        """The reply has left: effects that end the server happen now."""
+        if isinstance(self._call, Stop):
+            self.dispatcher.performer.fleet.stop()
+
+    def _log_access(self, reply: Reply) -> None:
+        infers = isinstance(self._call, (Infer, InferFiles))
+        # Probes come every few seconds and say nothing while all is well.
+        level = logging.INFO if infers or reply.status >= 400 else logging.DEBUG
+        if access_logger.isEnabledFor(level):
+            duration_ms = (self.dispatcher.clock() - self._started_s) * 1000
+            request = self.request
+            fields = {
+                "method": request.method,
+                "path": request.path,
+                "status": reply.status,
+                "duration_ms": round(duration_ms, 3),
+                "request_bytes": len(request.body),
+                "response_bytes": len(reply.body),
+            }
+            access_logger.log(
+                level,
+                "%s %s %d %.1f ms",
+                request.method,
+                request.path,
+                reply.status,
+                duration_ms,
+                extra={"request_id": request.id, "fields": fields},
+            )
+
+
+class _Lazy(Headers):
+    """A request's headers, decoded when a predictor first looks at them."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: Request) -> None:
+        self._request: Request | None = request
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "_items":
+            raise AttributeError(name)
+        request, self._request = self._request, None
+        items: dict[str, tuple[str, str]] = {}
+        for raw_name, raw_value in request.headers if request is not None else ():
+            key = raw_name.decode("latin-1")
+            items.setdefault(key.lower(), (key, raw_value.decode("latin-1")))
+        self._items = items
+        return items
+
+
+def request_id(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """The caller's id for this request when it sent a usable one, else a new one."""
+    for name, value in headers:
+        if name in REQUEST_ID_HEADERS:
+            text = value.decode("latin-1")
+            if REQUEST_ID.fullmatch(text):
+                return text
+    return uuid.uuid4().hex
+
+
+def body_too_large(limit_bytes: int, came: str) -> TooLarge:
+    """The refusal of a body over the limit, before it is read."""
+    return TooLarge(f"body: expected at most {limit_bytes} bytes, got {came}")
+
+
+def _unexpected(error: Exception) -> PredictFailed:
+    failure = PredictFailed("internal error", cause=error)
+    failure.__cause__ = error
+    return failure
+
+
+def _log_error(error: ServeError, status: int) -> None:
+    if isinstance(error, (NotFound, MethodNotAllowed)):
+        return
+    level = logging.ERROR if status >= 500 and not isinstance(error, DeadlineExceeded) else logging.WARNING
+    logger.log(level, "%s: %s", error.kind, error.message, exc_info=error)
+
+
+def _check_header(name: str, value: str) -> None:
+    if (
+        not RESPONSE_HEADER_NAME.fullmatch(name)
+        or not RESPONSE_HEADER_VALUE.fullmatch(value)
+        or name.lower() in RESERVED_HEADERS
+    ):
+        raise PredictFailed(f"response header {name!r}: expected a name and value that HTTP allows")
+
+
+def _shown(text: str, limit: int = 200) -> str:
+    """Text from a caller, safe in a message: escaped and cut."""
+    shown = ascii(text)
+    return shown if len(shown) <= limit else shown[:limit] + "..."

@@ -1,0 +1,145 @@
+"""Inference on files: read the inputs of one item, write its outputs whole or not at all.
+
+Only regular files directly in the named directory are opened; a symbolic link, fifo or device in place of an input is
+refused, and every size is checked before the bytes are read.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from servekit import codecs
+from servekit.codecs import ITEM, Decoded, Limits
+from servekit.contract import InferFiles, InputFile, Written
+from servekit.errors import InvalidInput, PredictFailed, ServeError, Unprocessable
+from servekit.signature import Json, Signature
+
+if TYPE_CHECKING:
+    from servekit.codecs import Column
+
+
+def make_output_dir(path: str) -> None:
+    """Create `path` with its parents if it is absent. Raises InvalidInput."""
+    try:
+        if not Path(path).is_absolute():
+            raise InvalidInput(f"output: expected an absolute path, got {path!r}")
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"output: cannot create the directory {path!r}: {_reason(error)}", cause=error) from error
+
+
+def read_inputs(call: InferFiles, signature: Signature, limits: Limits) -> Decoded:
+    """One item from the input files.
+
+    Raises InvalidInput when a file is missing or is not a readable regular file, Unprocessable when what it holds is
+    not what the input declares.
+    """
+    with _directory(call.input_dir, "input") as directory:
+        bodies = [(file, _read(directory, call.input_dir, file, limits)) for file in call.inputs]
+    items: dict[str, Any] = {}
+    for file, body in bodies:
+        try:
+            if file.input is None:
+                items.update(codecs.decode_json_item(body, signature, limits))
+            else:
+                spec = signature.inputs[file.input]
+                items[file.input] = codecs.decode_file(spec, file.input, body, file.media_types, file.filename, limits)
+        except ServeError as error:
+            raise Unprocessable(f"{file.filename}: {error.message}", cause=error) from error
+    return Decoded(1, {name: _column(item) for name, item in items.items()}, ITEM)
+
+
+def write_outputs(call: InferFiles, signature: Signature, columns: dict[str, Column]) -> Written:
+    """Write every output file of one item; readers see the old file or the whole new one. Raises ServeError."""
+    result = codecs.result_object(signature, columns, 0)
+    bodies = []
+    for file in call.outputs:
+        if file.output is None:
+            body = codecs.encode_output(Json(), call.summary(result), "application/json")
+        else:
+            body = codecs.encode_output(signature.outputs[file.output], columns[file.output][0], file.media_type)
+        bodies.append((file.filename, body))
+    with _directory(call.output_dir, "output") as directory:
+        written: list[tuple[str, str]] = []
+        try:
+            for filename, body in bodies:
+                temporary = f".{filename}.{secrets.token_hex(8)}"
+                written.append((temporary, filename))
+                _write(directory, temporary, body)
+            for temporary, filename in written:
+                os.replace(temporary, filename, src_dir_fd=directory, dst_dir_fd=directory)
+        except OSError as error:
+            raise PredictFailed(
+                f"output: cannot write to {call.output_dir!r}: {_reason(error)}", cause=error
+            ) from error
+        finally:
+            for temporary, _ in written:
+                _remove(directory, temporary)
+    return Written(tuple(str(Path(call.output_dir, filename)) for filename, _ in bodies))
+
+
+@contextmanager
+def _directory(path: str, field: str) -> Iterator[int]:
+    try:
+        if not Path(path).is_absolute():
+            raise InvalidInput(f"{field}: expected an absolute path, got {path!r}")
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{field}: cannot open the directory {path!r}: {_reason(error)}", cause=error) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _read(directory: int, directory_path: str, file: InputFile, limits: Limits) -> bytes:
+    path = str(Path(directory_path, file.filename))
+    limit = min(limits.max_array_bytes, limits.max_array_bytes if file.max_bytes is None else file.max_bytes)
+    try:
+        # O_NONBLOCK: opening a fifo that nobody writes to must not hang.
+        descriptor = os.open(
+            file.filename, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory
+        )
+    except OSError as error:
+        raise InvalidInput(f"input: cannot open the file {path!r}: {_reason(error)}", cause=error) from error
+    with os.fdopen(descriptor, "rb") as opened:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidInput(f"input: expected a regular file at {path!r}")
+        if status.st_size > limit:
+            raise Unprocessable(f"{file.filename}: expected at most {limit} bytes, got {status.st_size}")
+        # One byte more than allowed shows a file that grew since.
+        body = opened.read(limit + 1)
+    if len(body) > limit:
+        raise Unprocessable(f"{file.filename}: expected at most {limit} bytes, got more")
+    return body
+
+
+def _write(directory: int, filename: str, body: bytes) -> None:
+    descriptor = os.open(filename, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=directory)
+    with os.fdopen(descriptor, "wb") as opened:
+        opened.write(body)
+
+
+def _remove(directory: int, filename: str) -> None:
+    try:
+        os.unlink(filename, dir_fd=directory)
+    except FileNotFoundError:
+        return  # it was renamed into place
+
+
+def _column(item: Any) -> Column:
+    return item[np.newaxis] if isinstance(item, np.ndarray) else [item]
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """The system's words without its own copy of the path."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,0 +1,296 @@
+"""Calls -> effects. No event loop in here: `start` returns at once, `done` is called later from any thread.
+
+`done` receives a thunk. The door runs it on its own side, off the model's thread: it encodes the answer and returns
+the value of the call, or raises the ServeError to answer with.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from servekit import codecs
+from servekit.codecs import Decoded, Limits
+from servekit.contract import (
+    Call,
+    Describe,
+    Description,
+    Encoded,
+    Infer,
+    InferFiles,
+    Live,
+    Load,
+    Readiness,
+    Ready,
+    State,
+    Stop,
+    Unload,
+)
+from servekit.engine import files, policy
+from servekit.engine.batcher import Batch, Batcher
+from servekit.engine.lifecycle import Lifecycle
+from servekit.engine.loader import Loader
+from servekit.engine.model import Model
+from servekit.engine.ticket import Piece, Results, Ticket
+from servekit.errors import CallerError, LoadFailed, NotReady, PredictFailed, ServeError
+from servekit.predictor import Context
+from servekit.signature import Image
+
+logger = logging.getLogger("servekit.engine")
+
+Thunk = Callable[[], Any]
+Done = Callable[[Thunk], None]
+
+# Below this a body is decoded where it arrives: handing it to a thread costs more than parsing it.
+INLINE_BODY_BYTES = 64 * 1024
+
+
+class Fleet(Protocol):
+    """All worker processes of this server, as one of them sees it."""
+
+    def ready(self) -> bool:
+        """Has every worker loaded its model?"""
+
+    def draining(self) -> bool: ...
+
+    def stop(self) -> None:
+        """End the whole server with exit code 0."""
+
+
+class Alone:
+    """The fleet of a process that has no siblings and no supervisor."""
+
+    def ready(self) -> bool:
+        return True
+
+    def draining(self) -> bool:
+        return False
+
+    def stop(self) -> None:
+        logger.info("stop requested; nothing supervises this process")
+
+
+class Performer:
+    """Owns one model: its loader, its queue and what it may cost."""
+
+    def __init__(
+        self,
+        model: Model,
+        loader: Loader,
+        lifecycle: Lifecycle,
+        *,
+        limits: Limits,
+        description: Description,
+        fleet: Fleet,
+        nan: Literal["error", "null"] = "error",
+    ) -> None:
+        self.model = model
+        self.signature = model.signature
+        self.loader = loader
+        self.lifecycle = lifecycle
+        self.limits = limits
+        self.description = description
+        self.fleet = fleet
+        self._nan = nan
+        self.batcher = Batcher(model.batching, run=self._run, run_async=self._run_async if model.is_async else None)
+        self._slow_to_decode = model.decodes or any(isinstance(spec, Image) for spec in model.signature.inputs.values())
+
+    # --- doors ---
+
+    def blocks(self, call: Call) -> bool:
+        """May `start` take long enough that a door should run it in a thread?"""
+        if isinstance(call, Infer):
+            return self._slow_to_decode or len(call.body) > INLINE_BODY_BYTES
+        return isinstance(call, InferFiles)
+
+    def start(self, call: Call, context: Context, done: Done) -> Ticket | None:
+        """Begin `call`. Raises ServeError for what is known at once; otherwise `done` is called exactly once.
+
+        The ticket, if there is one, lets the door end the request early.
+        """
+        match call:
+            case Infer():
+                return self._infer(call, context, done)
+            case InferFiles():
+                return self._infer_files(call, context, done)
+            case Ready() | Live() | Unload():
+                readiness = self.readiness()
+                done(lambda: readiness)
+            case Describe():
+                done(lambda: self.description)
+            case Load():
+                self.loader.load(lambda error: done(_raising(error) if error else self.readiness))
+            case Stop():
+                done(lambda: None)
+        return None
+
+    def readiness(self) -> Readiness:
+        """What this process and its siblings can say of themselves."""
+        state = self.lifecycle.state
+        if self.fleet.draining() and state is State.READY:
+            state = State.DRAINING
+        if state is State.FAILED:
+            return Readiness(state, False, "the model failed to load")
+        if not self.loader.loaded:
+            return Readiness(state, False, "the model is loading")
+        if not self.fleet.ready():
+            return Readiness(state, False, "another worker is still loading its model")
+        return Readiness(state, True)
+
+    # --- inference ---
+
+    def _infer(self, call: Infer, context: Context, done: Done) -> Ticket:
+        self._require_model()
+        media_type = codecs.negotiate(call, self.signature)
+        decoded = codecs.decode(call, self.signature, self.limits)
+
+        def answer(columns: dict[str, Any]) -> Encoded:
+            body = codecs.encode(media_type, decoded.form, columns, decoded.rows, self.signature, nan=self._nan)
+            return Encoded(body, media_type, tuple(context.response_headers.items()))
+
+        return self._predict(decoded, context, done, answer)
+
+    def _infer_files(self, call: InferFiles, context: Context, done: Done) -> Ticket | None:
+        """The order of the steps is a contract (Modzy checks it): output directory, model, inputs, outputs."""
+        files.make_output_dir(call.output_dir)
+
+        def loaded(error: LoadFailed | None) -> None:
+            if error is not None:
+                done(_raising(error))
+                return
+            try:
+                decoded = files.read_inputs(call, self.signature, self.limits)
+                self._predict(
+                    decoded, context, done, lambda columns: files.write_outputs(call, self.signature, columns)
+                )
+            except ServeError as refused:
+                done(_raising(refused))
+
+        if self.loader.loaded:
+            loaded(None)
+        else:
+            self.loader.load(loaded)
+        return None
+
+    def _require_model(self) -> None:
+        if not self.loader.loaded:
+            state = self.lifecycle.state
+            raise NotReady("the model failed to load" if state is State.FAILED else "the model is still loading")
+
+    def _predict(
+        self, decoded: Decoded, context: Context, done: Done, answer: Callable[[dict[str, Any]], Any]
+    ) -> Ticket:
+        columns = self.model.decode_items(decoded.columns, decoded.rows, context)
+        cuts = cut(columns, decoded.rows, self.batcher.max_size)
+
+        def finished(parts: list[Results], error: ServeError | None) -> None:
+            if error is not None:
+                done(_raising(error))
+            else:
+                done(lambda: answer(self.model.output_columns(parts, context)))
+
+        ticket = Ticket(context, len(cuts), finished)
+        alone = self.model.one_request_per_batch
+        pieces = [
+            Piece(ticket, i, rows, part, (ticket if alone else None, key)) for i, (rows, part, key) in enumerate(cuts)
+        ]
+        self.batcher.submit(pieces)
+        return ticket
+
+    # --- batches ---
+
+    def _run(self, batch: Batch) -> None:
+        """Run a batch; if it fails, its halves, until the requests at fault are alone."""
+        pieces = batch.pieces
+        try:
+            results = self.model.predict(pieces)
+        except Exception as error:  # noqa: BLE001 - a predictor may raise anything; it is logged where it is answered
+            if self._isolates(pieces, error):
+                for part in policy.halves(len(pieces)):
+                    self._run(Batch(pieces[part], sum(piece.rows for piece in pieces[part]), batch.reason))
+            else:
+                _fail(pieces, error)
+            return
+        _deliver(pieces, results)
+
+    async def _run_async(self, batch: Batch) -> None:
+        pieces = batch.pieces
+        try:
+            results = await self.model.predict_async(pieces)
+        except Exception as error:  # noqa: BLE001 - a predictor may raise anything; it is logged where it is answered
+            if self._isolates(pieces, error):
+                for part in policy.halves(len(pieces)):
+                    await self._run_async(Batch(pieces[part], sum(piece.rows for piece in pieces[part]), batch.reason))
+            else:
+                _fail(pieces, error)
+            return
+        _deliver(pieces, results)
+
+    def _isolates(self, pieces: list[Piece], error: Exception) -> bool:
+        # What predict returned was wrong for the whole batch: its halves would be wrong in the same way.
+        return self.model.batching.isolate_failures and len(pieces) > 1 and not isinstance(error, PredictFailed)
+
+
+def cut(columns: dict[str, Any], rows: int, max_size: int) -> list[tuple[int, dict[str, Any], tuple[Any, ...]]]:
+    """Consecutive rows of equal shape, at most `max_size` at a time, as (rows, columns, shape key)."""
+    ragged = [name for name, column in columns.items() if isinstance(column, list) and _is_array(column[0])]
+    if not ragged:
+        key = tuple(_shape(column) for column in columns.values())
+        if rows <= max_size:
+            return [(rows, columns, key)]
+        return [
+            (min(max_size, rows - i), {name: column[i : i + max_size] for name, column in columns.items()}, key)
+            for i in range(0, rows, max_size)
+        ]
+    cuts = []
+    start = 0
+    while start < rows:
+        shapes = [_shape(columns[name][start][np.newaxis]) for name in ragged]
+        stop = start + 1
+        while (
+            stop < rows
+            and stop - start < max_size
+            and [_shape(columns[name][stop][np.newaxis]) for name in ragged] == shapes
+        ):
+            stop += 1
+        part = {
+            name: np.stack(column[start:stop]) if name in ragged else column[start:stop]
+            for name, column in columns.items()
+        }
+        cuts.append((stop - start, part, tuple(_shape(column) for column in part.values())))
+        start = stop
+    return cuts
+
+
+def _is_array(item: Any) -> bool:
+    return isinstance(item, np.ndarray)
+
+
+def _shape(column: Any) -> tuple[Any, ...] | None:
+    """What two columns must share to stand in one batch; lists always can."""
+    return (column.dtype.str, *column.shape[1:]) if isinstance(column, np.ndarray) else None
+
+
+def _deliver(pieces: list[Piece], results: list[Results]) -> None:
+    for piece, result in zip(pieces, results, strict=True):
+        piece.ticket.piece_done(piece.index, result)
+
+
+def _fail(pieces: list[Piece], error: Exception) -> None:
+    if isinstance(error, (CallerError, PredictFailed)):
+        failure: ServeError = error
+    else:
+        failure = PredictFailed(f"the predictor raised {type(error).__name__} on this request", cause=error)
+        failure.__cause__ = error
+    for piece in pieces:
+        piece.ticket.fail(failure)
+
+
+def _raising(error: ServeError) -> Thunk:
+    def thunk() -> Any:
+        raise error
+
+    return thunk

@@ -1,0 +1,140 @@
+"""The ASGI door, and the FastAPI app around it.
+
+The door answers every path itself, so that unknown routes and methods have the platform's form too; FastAPI adds the
+schema and its page, and the place for a user's own routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from servekit.contract import Reply, Request
+from servekit.dispatch import Dispatcher, body_too_large, request_id
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+# After a refusal the rest of the body is read and dropped for a while, so that a client that only reads once it has
+# sent everything still sees the reply instead of a reset (what nginx calls a lingering close).
+LINGER_BYTES = 16 * 1024 * 1024
+LINGER_S = 2.0
+
+
+class AsgiDoor:
+    """One ASGI 3 application over a dispatcher."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        headers = scope["headers"]
+        client = scope.get("client")
+        head = Request(
+            method=scope["method"],
+            path=scope["path"],
+            query=scope["query_string"].decode("latin-1"),
+            headers=headers,
+            id=request_id(headers),
+            peer=client[0] if client else "",
+        )
+        limit = self._dispatcher.max_body_bytes
+        announced = head.header(b"content-length")
+        if announced is not None and announced.isdigit() and int(announced) > limit:
+            await self._refuse(head, announced, receive, send)
+            return
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            chunk = message.get("body", b"")
+            if chunk:
+                size += len(chunk)
+                if size > limit:
+                    await self._refuse(head, "more", receive, send)
+                    return
+                chunks.append(chunk)
+            if not message.get("more_body", False):
+                break
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        request = Request(head.method, head.path, head.query, headers, body, head.id, head.peer)
+        await self._answer(request, send)
+
+    async def _answer(self, request: Request, send: Send) -> None:
+        exchange = self._dispatcher.begin(request)
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+
+        def end() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        def done() -> None:
+            loop.call_soon_threadsafe(end)
+
+        timer = loop.call_later(exchange.timeout_s, exchange.expire)
+        try:
+            if exchange.blocks:
+                await asyncio.to_thread(exchange.start, done)
+            else:
+                exchange.start(done)
+            await ended
+        except asyncio.CancelledError:
+            exchange.abandon()
+            raise
+        finally:
+            timer.cancel()
+        reply = await asyncio.to_thread(exchange.finish) if exchange.finish_blocks else exchange.finish()
+        await _send_head(reply, request, send)
+        await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else reply.body})
+        exchange.sent()
+
+    async def _refuse(self, head: Request, came: str, receive: Receive, send: Send) -> None:
+        reply = self._dispatcher.refuse(head, body_too_large(self._dispatcher.max_body_bytes, came))
+        await _send_head(reply, head, send, ((b"connection", b"close"),))
+        await send({"type": "http.response.body", "body": reply.body, "more_body": True})
+        until_s = time.monotonic() + LINGER_S
+        dropped = 0
+        while dropped < LINGER_BYTES and (left_s := until_s - time.monotonic()) > 0:
+            try:
+                message = await asyncio.wait_for(receive(), left_s)
+            except TimeoutError:
+                break
+            dropped += len(message.get("body", b""))
+            if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                break
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _send_head(reply: Reply, request: Request, send: Send, extra: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+    headers = [(b"content-length", b"%d" % len(reply.body)), (b"x-request-id", request.id.encode("latin-1"))]
+    if reply.media_type:
+        headers.append((b"content-type", reply.media_type.encode("latin-1")))
+    headers.extend((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers)
+    headers.extend(extra)
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+
+
+def build_app(dispatcher: Dispatcher, *, docs: bool = False) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+    """The FastAPI app: the platforms' routes, and with `docs` also `/docs` and `/openapi.json`."""
+    from fastapi import FastAPI
+
+    from servekit.http.openapi import schema
+
+    app = FastAPI(
+        title=dispatcher.performer.model.name,
+        docs_url="/docs" if docs else None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if docs else None,
+    )
+    app.openapi = lambda: schema(dispatcher)  # type: ignore[method-assign]
+    app.mount("/", AsgiDoor(dispatcher))
+    return app

@@ -1,0 +1,161 @@
+"""The WSGI door, for gunicorn's gevent workers.
+
+Greenlets wait; models, decoders and encoders run in native threads, so no request blocks the hub. The process is not
+monkey-patched: code in those threads sees the ordinary `threading` and `socket`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from servekit.contract import Reply, Request
+from servekit.dispatch import Dispatcher, Exchange, body_too_large, request_id
+from servekit.errors import InvalidInput, ServeError
+
+StartResponse = Callable[[str, list[tuple[str, str]]], object]
+
+READ_BYTES = 64 * 1024
+# See asgi.py: how much of a refused body is read and dropped so that the client sees the reply.
+LINGER_BYTES = 16 * 1024 * 1024
+LINGER_S = 2.0
+
+
+class WsgiDoor:
+    """One WSGI application over a dispatcher. Make it inside the worker that serves it: it belongs to its hub."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._wake = _Bridge()
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        headers = _headers(environ)
+        head = Request(
+            method=environ["REQUEST_METHOD"],
+            # PEP 3333: the path is percent-decoded bytes in Latin-1 clothing.
+            path=environ.get("PATH_INFO", "/").encode("latin-1").decode("utf-8", "replace"),
+            query=environ.get("QUERY_STRING", ""),
+            headers=headers,
+            id=request_id(headers),
+            peer=environ.get("REMOTE_ADDR", ""),
+        )
+        limit = self._dispatcher.max_body_bytes
+        try:
+            body = self._read(environ, head, limit)
+        except ServeError as error:
+            reply = self._dispatcher.refuse(head, error)
+            self._drop(environ)
+            return _respond(reply, head, start_response, (("Connection", "close"),))
+        request = Request(head.method, head.path, head.query, headers, body, head.id, head.peer)
+        exchange = self._dispatcher.begin(request)
+        self._wait(exchange)
+        pool = gevent.get_hub().threadpool
+        reply = pool.apply(exchange.finish) if exchange.finish_blocks else exchange.finish()
+        return _Body(_respond(reply, request, start_response), exchange)
+
+    def _wait(self, exchange: Exchange) -> None:
+        ended = Event()
+        timer = gevent.spawn_later(exchange.timeout_s, exchange.expire)
+        try:
+            done = self._wake.caller(ended.set)
+            if exchange.blocks:
+                gevent.get_hub().threadpool.apply(exchange.start, (done,))
+            else:
+                exchange.start(done)
+            ended.wait()
+        finally:
+            timer.kill(block=False)
+
+    def _read(self, environ: dict[str, Any], head: Request, limit: int) -> bytes:
+        announced = environ.get("CONTENT_LENGTH") or ""
+        if announced.isdigit() and int(announced) > limit:
+            raise body_too_large(limit, announced)
+        if not announced and "chunked" not in (head.header(b"transfer-encoding") or "").lower():
+            return b""
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            while chunk := environ["wsgi.input"].read(READ_BYTES):
+                size += len(chunk)
+                if size > limit:
+                    raise body_too_large(limit, "more")
+                chunks.append(chunk)
+        except OSError as error:
+            raise InvalidInput("body: the connection ended before the body did", cause=error) from error
+        if announced.isdigit() and size < int(announced):
+            raise InvalidInput(f"body: expected {announced} bytes, got {size}")
+        return b"".join(chunks)
+
+    def _drop(self, environ: dict[str, Any]) -> None:
+        dropped = 0
+        try:
+            with gevent.Timeout(LINGER_S):
+                while dropped < LINGER_BYTES and (chunk := environ["wsgi.input"].read(READ_BYTES)):
+                    dropped += len(chunk)
+        except (OSError, gevent.Timeout):
+            return  # the caller is gone or too slow, which ends the lingering as well
+
+
+class _Bridge:
+    """Runs callables on the hub that were handed over from native threads."""
+
+    def __init__(self) -> None:
+        self._ready: deque[Callable[[], object]] = deque()
+        self._signal = gevent.get_hub().loop.async_()
+        self._signal.start(self._run)
+
+    def caller(self, function: Callable[[], object]) -> Callable[[], None]:
+        """A callable for any thread that makes `function` run on the hub."""
+
+        def call() -> None:
+            self._ready.append(function)
+            self._signal.send()
+
+        return call
+
+    def _run(self) -> None:
+        while self._ready:
+            self._ready.popleft()()
+
+
+class _Body:
+    """The body of a reply; the server closes it once the last byte is out, which is when `sent` is due."""
+
+    def __init__(self, chunks: list[bytes], exchange: Exchange) -> None:
+        self._chunks = chunks
+        self._exchange = exchange
+
+    def __iter__(self) -> Any:
+        return iter(self._chunks)
+
+    def close(self) -> None:
+        self._exchange.sent()
+
+
+def _respond(
+    reply: Reply, request: Request, start_response: StartResponse, extra: tuple[tuple[str, str], ...] = ()
+) -> list[bytes]:
+    headers = [("Content-Length", str(len(reply.body))), ("X-Request-Id", request.id)]
+    if reply.media_type:
+        headers.append(("Content-Type", reply.media_type))
+    headers.extend(reply.headers)
+    headers.extend(extra)
+    start_response(f"{reply.status} {HTTPStatus(reply.status).phrase}", headers)
+    return [] if request.method == "HEAD" else [reply.body]
+
+
+def _headers(environ: dict[str, Any]) -> list[tuple[bytes, bytes]]:
+    headers = [
+        (name[5:].replace("_", "-").lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in environ.items()
+        if name.startswith("HTTP_")
+    ]
+    for variable, name in (("CONTENT_TYPE", b"content-type"), ("CONTENT_LENGTH", b"content-length")):
+        if environ.get(variable):
+            headers.append((name, environ[variable].encode("latin-1")))
+    return headers

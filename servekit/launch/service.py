@@ -1,0 +1,207 @@
+"""The composition root: a target and settings in, one worker's service out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from servekit.codecs import Limits
+from servekit.contract import Description, Platform, Reply, Request, Site, State
+from servekit.dispatch import Dispatcher, Mounted
+from servekit.engine.lifecycle import Lifecycle
+from servekit.engine.loader import Loader
+from servekit.engine.model import Model
+from servekit.engine.perform import Alone, Fleet, Performer
+from servekit.errors import ConfigError, LoadFailed, ServeError
+from servekit.predictor import Predictor
+from servekit.signature import Image, Json
+
+if TYPE_CHECKING:
+    from servekit.launch.board import Board
+    from servekit.launch.settings import Settings
+
+logger = logging.getLogger("servekit.launch")
+
+MAX_SITE_FILE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that `assemble` needs besides the predictor.
+
+    search: directories in which a platform's own files (config.json, model.yaml) are looked for, in order.
+    """
+
+    platforms: Sequence[Platform]
+    model_dir: Path
+    search: Sequence[Path] = ()
+    environ: Mapping[str, str] = field(default_factory=dict)
+    workers: int = 1
+    request_timeout_s: float = 60.0
+    max_body_bytes: int = 64 * 1024 * 1024
+    nan: Literal["error", "null"] = "error"
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """One server's worth of objects, wired."""
+
+    dispatcher: Dispatcher
+    performer: Performer
+    loader: Loader
+    lifecycle: Lifecycle
+
+
+def assemble(
+    predictor_class: type[Predictor],
+    plan: Plan,
+    *,
+    fleet: Fleet | None = None,
+    on_state: Callable[[State], None] | None = None,
+) -> Parts:
+    """Wire a predictor to the platforms of `plan`. Nothing is loaded yet. Raises ConfigError, LoadFailed."""
+    try:
+        predictor = predictor_class()
+    except ServeError:
+        raise
+    except Exception as error:
+        raise LoadFailed(f"{predictor_class.__name__}() failed: {error}", cause=error) from error
+    model = Model(predictor)
+    lifecycle = Lifecycle(on_state)
+    loader = Loader(model, plan.model_dir, lifecycle)
+    mounted = []
+    for platform in plan.platforms:
+        site = Site(model.signature, _site_files(platform, plan.search), plan.environ)
+        mounted.append(Mounted(platform, platform.routes(site)))
+    _refuse_collisions(mounted)
+    description = Description(
+        workers=plan.workers,
+        max_batch_rows=model.batching.max_size,
+        max_body_bytes=plan.max_body_bytes,
+        takes_rows=not any(isinstance(spec, (Image, Json)) for spec in model.signature.inputs.values()),
+    )
+    performer = Performer(
+        model, loader, lifecycle, limits=plan.limits, description=description, fleet=fleet or Alone(), nan=plan.nan
+    )
+    dispatcher = Dispatcher(
+        mounted, performer, request_timeout_s=plan.request_timeout_s, max_body_bytes=plan.max_body_bytes
+    )
+    return Parts(dispatcher, performer, loader, lifecycle)
+
+
+def _site_files(platform: Platform, search: Sequence[Path]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for name in platform.files:
+        for directory in search:
+            path = directory / name
+            if not path.is_file():
+                continue
+            if path.stat().st_size > MAX_SITE_FILE_BYTES:
+                raise ConfigError(f"{name}: expected at most {MAX_SITE_FILE_BYTES} bytes, got {path.stat().st_size}")
+            found[name] = path.read_bytes()
+            break
+    return found
+
+
+def _refuse_collisions(mounted: Sequence[Mounted]) -> None:
+    owners: dict[tuple[str, str], str] = {}
+    for mount in mounted:
+        for route in mount.routes:
+            for method in route.methods:
+                owner = owners.setdefault((method, route.path), mount.platform.name)
+                if owner != mount.platform.name:
+                    raise ConfigError(
+                        f"{method} {route.path} is a route of both {owner} and {mount.platform.name}: "
+                        "serve them on different ports, with one --platform each"
+                    )
+
+
+class _BoardFleet:
+    """The workers of one master, seen through the board they share."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    def ready(self) -> bool:
+        return self._board.ready
+
+    def draining(self) -> bool:
+        return self._board.draining
+
+    def stop(self) -> None:
+        self._board.request_stop()
+
+
+class Service:
+    """What a gunicorn worker runs: the doors and the life of one model copy."""
+
+    def __init__(self, parts: Parts, *, docs: bool, survives_failed_load: bool) -> None:
+        self._parts = parts
+        self._docs = docs
+        self._survives_failed_load = survives_failed_load
+        self.loaded = threading.Event()
+        self.fatal: BaseException | None = None
+
+    def start(self) -> None:
+        """Begin loading the model in a thread; `loaded` is set when that attempt has ended."""
+        self._parts.performer.batcher.start()
+        self._parts.loader.load(self._first_attempt_ended)
+
+    def _first_attempt_ended(self, error: LoadFailed | None) -> None:
+        if error is not None and not self._survives_failed_load:
+            self.fatal = error
+        self.loaded.set()
+
+    def asgi_app(self) -> Any:
+        from servekit.http.asgi import build_app
+
+        return build_app(self._parts.dispatcher, docs=self._docs)
+
+    def wsgi_app(self) -> Any:
+        from servekit.http.wsgi import WsgiDoor
+
+        return WsgiDoor(self._parts.dispatcher)
+
+    def error_reply(self, error: ServeError) -> Reply:
+        """The reply to bytes that never became a request, in the platform's form."""
+        return self._parts.dispatcher.refuse(Request("", ""), error)
+
+    def drain(self) -> None:
+        """The server was told to end: go on serving, say so to probes."""
+        self._parts.lifecycle.move(State.DRAINING)
+
+    def stop(self, timeout_s: float) -> None:
+        """Finish what is queued within `timeout_s`, then end."""
+        self._parts.performer.batcher.stop(timeout_s)
+        self._parts.lifecycle.move(State.STOPPED)
+
+
+def build_service(settings: Settings, board: Board, slot: int) -> Service:
+    """The service of the worker in `slot`. Raises ConfigError or LoadFailed when the start must be refused."""
+    from servekit.launch.platforms import installed
+    from servekit.launch.target import load_class
+
+    target = settings.target
+    platforms = [installed()[name] for name in settings.platforms]
+    model_dir = settings.model_dir
+    plan = Plan(
+        platforms=platforms,
+        model_dir=model_dir,
+        search=tuple(dict.fromkeys((model_dir, model_dir / "model", target.directory))),
+        environ=settings.environ,
+        workers=settings.workers,
+        request_timeout_s=settings.request_timeout_s,
+        max_body_bytes=settings.max_body_bytes,
+        nan=settings.nan,
+    )
+    parts = assemble(
+        load_class(target), plan, fleet=_BoardFleet(board), on_state=lambda state: board.set_state(slot, state)
+    )
+    # Several platforms on one port: a dead model must end the process if any of them demands it.
+    survives = all(platform.survives_failed_load for platform in platforms)
+    return Service(parts, docs=settings.docs, survives_failed_load=survives)
