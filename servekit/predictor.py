@@ -39,8 +39,10 @@ class Batching:
             optional = name != "max_size" and value is None
             if not optional and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ConfigError(f"Batching({name}={value!r}): expected a whole number >= 1")
-        if isinstance(self.max_delay_ms, bool) or not isinstance(self.max_delay_ms, (int, float)) or not (
-            0 <= self.max_delay_ms <= 60_000
+        if (
+            isinstance(self.max_delay_ms, bool)
+            or not isinstance(self.max_delay_ms, (int, float))
+            or not (0 <= self.max_delay_ms <= 60_000)
         ):
             raise ConfigError(f"Batching(max_delay_ms={self.max_delay_ms!r}): expected 0 to 60000 milliseconds")
 

@@ -109,7 +109,9 @@ class Signature:
     def __post_init__(self) -> None:
         for side, specs in (("inputs", self.inputs), ("outputs", self.outputs)):
             if not isinstance(specs, Mapping) or not specs:
-                raise ConfigError(f"{side}: expected a dict of name to Tensor, Image, Text, Json or File, got {specs!r}")
+                raise ConfigError(
+                    f"{side}: expected a dict of name to Tensor, Image, Text, Json or File, got {specs!r}"
+                )
             for name, spec in specs.items():
                 if not isinstance(name, str) or not name:
                     raise ConfigError(f"{side}: expected names that are non-empty strings, got {name!r}")

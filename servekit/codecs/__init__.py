@@ -1,64 +1,24 @@
-"""Media types <-> arrays. The engine calls only the five names below; each codec has its own file.
+"""Media types <-> arrays; each codec has its own file, and `media.py` reads the two headers that choose one.
 
 A codec never trusts a length, a shape or a name in the body, and its errors say which field, what came and what was
 expected.
 """
 
-from __future__ import annotations
+from servekit.codecs.decode import decode, decode_file, decode_json_item
+from servekit.codecs.encode import encode, encode_output, negotiate, result_object
+from servekit.codecs.nouns import ITEM, Column, Decoded, Form, Limits
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
-
-from servekit.contract import Envelope
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Column = NDArray[np.generic] | list[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a body may cost. Sizes are checked before memory is taken.
-
-    max_array_bytes also bounds what one body expands to (npz members, images after resize).
-    """
-
-    max_array_bytes: int = 256 * 1024 * 1024
-    max_image_pixels: int = 50_000_000
-    image_formats: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-    max_form_parts: int = 100
-    max_form_field_bytes: int = 1024 * 1024
-    max_rows: int = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """The form of a request body, which decides the form of a JSON answer.
-
-    item: one item came in, one object by output names goes out.
-    rows: a list of rows at `envelope.rows_at`. columns: an object of name -> batch at `envelope.rows_at`.
-    echo: what `envelope.echo` found in the request.
-    """
-
-    kind: Literal["item", "rows", "columns"]
-    envelope: Envelope | None = None
-    echo: Mapping[str, Any] = field(default_factory=dict)
-
-
-ITEM = Form("item")
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """The rows of one request. Every column has length `rows`.
-
-    A Tensor or Image column is an array (rows, *shape) of the declared dtype; where a free dimension differs between
-    rows it is a list of arrays. Text, Json and File columns are lists.
-    """
-
-    rows: int
-    columns: dict[str, Column]
-    form: Form
+__all__ = [
+    "ITEM",
+    "Column",
+    "Decoded",
+    "Form",
+    "Limits",
+    "decode",
+    "decode_file",
+    "decode_json_item",
+    "encode",
+    "encode_output",
+    "negotiate",
+    "result_object",
+]

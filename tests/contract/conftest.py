@@ -41,9 +41,7 @@ class Doors:
             pure = self._stack.enter_context(Client(full, platform=platform))
             app = build_app(pure.dispatcher)
             return self._stack.enter_context(TestClient(app, raise_server_exceptions=True))
-        server = self._stack.enter_context(
-            serve(full, "--worker", door, "--workers", "1", platform=platform)
-        )
+        server = self._stack.enter_context(serve(full, "--worker", door, "--workers", "1", platform=platform))
         return self._stack.enter_context(httpx2.Client(base_url=server.url, timeout=60))
 
 

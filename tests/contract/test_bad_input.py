@@ -131,7 +131,14 @@ def servers() -> Iterator[dict[str, Server]]:
             worker: stack.enter_context(
                 serve(
                     f"{HERE}/predictors.py:Sum",
-                    "--worker", worker, "--workers", "1", "--max-body-bytes", "100000", "--log-format", "json",
+                    "--worker",
+                    worker,
+                    "--workers",
+                    "1",
+                    "--max-body-bytes",
+                    "100000",
+                    "--log-format",
+                    "json",
                     platform="sagemaker",
                 )  # fmt: skip
             )
@@ -177,7 +184,9 @@ class TestOverSockets:
         reply = httpx2.post(servers[worker].url + "/invocations", content=b"x" * 3_000_000)
         assert reply.status_code == 413
 
-    @pytest.mark.parametrize("flood", [b"X-A: " + b"a" * 1_000_000 + b"\r\n", b"X-A: a\r\n" * 5000], ids=["bytes", "count"])
+    @pytest.mark.parametrize(
+        "flood", [b"X-A: " + b"a" * 1_000_000 + b"\r\n", b"X-A: a\r\n" * 5000], ids=["bytes", "count"]
+    )
     def test_a_header_flood(self, servers: dict[str, Server], worker: str, flood: bytes) -> None:
         reply = exchange(servers[worker], HEAD + flood + b"\r\n")
         assert reply.split(b" ")[1] == b"431"

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+
 from servekit.engine.batcher import Batch, Batcher
 from servekit.engine.ticket import Piece, Results, Ticket
 from servekit.errors import DeadlineExceeded, NotReady, Overloaded, ServeError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from servekit.contract import State
 from servekit.engine.lifecycle import MOVES, Lifecycle
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+
 from servekit import Context, Image, InvalidInput, Json, Predictor, Tensor, Text
 from servekit.engine import current
 from servekit.engine.model import Model, join

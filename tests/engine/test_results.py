@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from servekit.engine.results import columns_of, encoded_columns, rows_of
 from servekit.errors import PredictFailed
 from servekit.signature import Image, Json, Signature, Tensor, Text

@@ -79,9 +79,10 @@ def npz_bomb(name: str, mebibytes: int) -> bytes:
     head = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text) + 1) + text.encode() + b"\n"
     assert header[:6] == head[:6]
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive, archive.open(
-        f"{name}.npy", "w", force_zip64=True
-    ) as member:
+    with (
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
+        archive.open(f"{name}.npy", "w", force_zip64=True) as member,
+    ):
         member.write(head)
         block = bytes(1024 * 1024)
         for _ in range(mebibytes):

@@ -92,9 +92,7 @@ def serve(
         full += ["--port", str(port)]
     full_environ = clean_environ(environ)
     if not pass_port:
-        full_environ = {
-            name: value.replace("{port}", str(port)) for name, value in full_environ.items()
-        }
+        full_environ = {name: value.replace("{port}", str(port)) for name, value in full_environ.items()}
     with tempfile.NamedTemporaryFile("wb", suffix=".log") as log:
         process = subprocess.Popen(
             full, stdout=log, stderr=subprocess.STDOUT, env=full_environ, cwd=cwd, start_new_session=True

@@ -1,0 +1,195 @@
+"""application/json: the forms of a body, found by the keys it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from servekit.codecs.media import shown
+from servekit.codecs.nouns import ITEM, Decoded, Form, Limits
+from servekit.codecs.values import column_of, describe
+from servekit.contract import Envelope, Infer
+from servekit.errors import InvalidInput, TooLarge
+from servekit.signature import Json, Signature, Tensor, Text
+
+MISSING = object()
+
+
+def parse(body: bytes | str) -> Any:
+    """A JSON document (RFC 8259: no NaN, no Infinity). Raises InvalidInput that says where it breaks."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"body: expected JSON, got an error: {error}", cause=error) from error
+
+
+def may_hold_bools(body: bytes | str) -> bool:
+    """Could the document hold true or false? numpy would read them as 1 and 0."""
+    return (b"true" in body or b"false" in body) if isinstance(body, bytes) else ("true" in body or "false" in body)
+
+
+def decode(call: Infer, body: bytes | str, signature: Signature, limits: Limits) -> Decoded:
+    """The rows of a JSON body. Raises InvalidInput, TooLarge."""
+    document = parse(body)
+    bools = may_hold_bools(body)
+    if isinstance(document, dict):
+        for envelope in call.envelopes:
+            value = _dig(document, envelope.rows_at) if envelope.rows_at else MISSING
+            if value is MISSING:
+                continue
+            decoded = _enveloped(document, value, envelope, signature, limits, bools=bools)
+            if decoded is not None:
+                return decoded
+        if any(name in document for name in signature.inputs):
+            return item(document, signature, limits, "body")
+    elif isinstance(document, list):
+        for envelope in call.envelopes:
+            if not envelope.rows_at:
+                return _rows(document, "body", Form("rows", envelope), signature, limits, bools=bools)
+    only = signature.only_input
+    scalar = not isinstance(document, (dict, list))
+    if only and (isinstance(only[1], Json) or (scalar and isinstance(only[1], (Text, Tensor)))):
+        return Decoded(1, {only[0]: column_of([document], only[1], lambda _: "body", limits)}, ITEM)
+    raise InvalidInput(f"body: expected {_forms(call, signature)}, got {_keys(document)}")
+
+
+def item(document: Any, signature: Signature, limits: Limits, where: str) -> Decoded:
+    """One item: an object of all inputs by name. Raises InvalidInput."""
+    _check_names(document, signature, where)
+    return Decoded(
+        1,
+        {
+            name: column_of([document[name]], spec, lambda _, name=name: f"{where}.{name}", limits)  # type: ignore[misc]
+            for name, spec in signature.inputs.items()
+        },
+        ITEM,
+    )
+
+
+def rows(
+    values: list[Any], where: Callable[[int], str], signature: Signature, limits: Limits, *, bools: bool
+) -> dict[str, Any]:
+    """Columns from a list of rows: values when there is one input, objects by input name otherwise."""
+    if len(values) > limits.max_rows:
+        raise TooLarge(f"{where(0)}: expected at most {limits.max_rows} rows, got {len(values)}")
+    only = signature.only_input
+    if only is not None:
+        name, spec = only
+        if not isinstance(spec, Json) and any(isinstance(value, dict) for value in values):
+            values = [_unwrap(value, name, spec) for value in values]
+        return {name: column_of(values, spec, where, limits, may_hold_bools=bools)}
+    for i, value in enumerate(values):
+        _check_names(value, signature, where(i))
+    return {
+        name: column_of(
+            [value[name] for value in values],
+            spec,
+            lambda i, name=name: f"{where(i)}.{name}",  # type: ignore[misc]
+            limits,
+            may_hold_bools=bools,
+        )
+        for name, spec in signature.inputs.items()
+    }
+
+
+def _enveloped(
+    document: Any, value: Any, envelope: Envelope, signature: Signature, limits: Limits, *, bools: bool
+) -> Decoded | None:
+    path = ".".join(envelope.rows_at)
+    echo = {key: document[key] for key in envelope.echo if key in document}
+    if not envelope.columns:
+        return _rows(value, path, Form("rows", envelope, echo), signature, limits, bools=bools)
+    named = isinstance(value, dict) and bool(value) and set(value) <= set(signature.inputs)
+    if not named and envelope.rows_at[0] in signature.inputs:
+        return None  # an input of that name: the body is one item
+    return _columns(value, path, Form("columns", envelope, echo), signature, limits, bools=bools)
+
+
+def _rows(value: Any, path: str, form: Form, signature: Signature, limits: Limits, *, bools: bool) -> Decoded:
+    if not isinstance(value, list):
+        raise InvalidInput(f"{path}: expected a list of rows, got {describe(value)}")
+    if not value:
+        raise InvalidInput(f"{path}: expected at least 1 row, got 0 rows")
+    columns = rows(value, lambda i: f"{path}[{i}]", signature, limits, bools=bools)
+    return Decoded(len(value), columns, form)
+
+
+def _columns(value: Any, path: str, form: Form, signature: Signature, limits: Limits, *, bools: bool) -> Decoded:
+    only = signature.only_input
+    if only is not None and not isinstance(value, dict):
+        value = {only[0]: value}
+    _check_names(value, signature, path)
+    lengths = {}
+    for name in signature.inputs:
+        if not isinstance(value[name], list):
+            raise InvalidInput(f"{path}.{name}: expected a list of rows, got {describe(value[name])}")
+        lengths[name] = len(value[name])
+    count = next(iter(lengths.values()))
+    if len(set(lengths.values())) > 1:
+        got = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise InvalidInput(f"{path}: expected as many rows for every input, got {got}")
+    if count == 0:
+        raise InvalidInput(f"{path}: expected at least 1 row, got 0 rows")
+    if count > limits.max_rows:
+        raise TooLarge(f"{path}: expected at most {limits.max_rows} rows, got {count}")
+    columns = {
+        name: column_of(
+            value[name],
+            spec,
+            lambda i, name=name: f"{path}.{name}[{i}]",  # type: ignore[misc]
+            limits,
+            may_hold_bools=bools,
+        )
+        for name, spec in signature.inputs.items()
+    }
+    return Decoded(count, columns, form)
+
+
+def _check_names(value: Any, signature: Signature, where: str) -> None:
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{where}: expected an object with {_names(signature)}, got {describe(value)}")
+    for name, spec in signature.inputs.items():
+        if name not in value:
+            raise InvalidInput(f"{where}.{name}: expected {spec}, got nothing ({_keys(value)})")
+    for name in value:
+        if name not in signature.inputs:
+            raise InvalidInput(f"{where}.{shown(name)}: unknown input, expected {_names(signature)}")
+
+
+def _unwrap(value: Any, name: str, spec: object) -> Any:
+    """`{"x": value}` means value; so does the `{"features": value}` of SageMaker's built-in algorithms."""
+    if isinstance(value, dict) and len(value) == 1:
+        if name in value:
+            return value[name]
+        if isinstance(spec, Tensor) and "features" in value:
+            return value["features"]
+    return value
+
+
+def _dig(document: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        if not isinstance(document, dict) or key not in document:
+            return MISSING
+        document = document[key]
+    return document
+
+
+def _names(signature: Signature) -> str:
+    return ", ".join(signature.inputs)
+
+
+def _keys(document: Any) -> str:
+    if not isinstance(document, dict):
+        return describe(document)
+    return "an object with " + (", ".join(shown(key) for key in list(document)[:10]) or "no keys")
+
+
+def _forms(call: Infer, signature: Signature) -> str:
+    paths = [".".join(envelope.rows_at) for envelope in call.envelopes if envelope.rows_at]
+    forms = [f"an object with {' or '.join(paths)}"] if paths else []
+    if any(not envelope.rows_at for envelope in call.envelopes):
+        forms.append("a list of rows")
+    forms.append(f"an object with the inputs {_names(signature)}")
+    return ", ".join(forms[:-1]) + (" or " if forms[:-1] else "") + forms[-1]

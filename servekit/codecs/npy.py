@@ -1,0 +1,92 @@
+"""application/x-npy and application/x-npz: numpy's own files, without pickle and without trust."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+from servekit.codecs.media import shown
+from servekit.codecs.nouns import Limits
+from servekit.errors import InvalidInput, TooLarge
+
+MAX_HEADER_BYTES = 10_000
+MAX_MEMBERS = 64
+
+
+def decode(body: bytes, where: str) -> NDArray[Any]:
+    """The array of an npy file, as a view on `body`. Raises InvalidInput.
+
+    The size that the header claims must be the size of what follows it, so nothing is allocated on its word.
+    """
+    stream = io.BytesIO(body)
+    try:
+        version = npy_format.read_magic(stream)
+        if version == (1, 0):
+            header = npy_format.read_array_header_1_0(stream, max_header_size=MAX_HEADER_BYTES)
+        elif version == (2, 0):
+            header = npy_format.read_array_header_2_0(stream, max_header_size=MAX_HEADER_BYTES)
+        else:
+            raise InvalidInput(f"{where}: expected npy version 1.0 or 2.0, got {version[0]}.{version[1]}")
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, EOFError) as error:
+        raise InvalidInput(f"{where}: expected an npy array, got a damaged or different file", cause=error) from error
+    shape, fortran_order, dtype = header
+    if dtype.hasobject or dtype.kind not in "biufcUS":
+        raise InvalidInput(f"{where}: expected an npy array of numbers, got dtype {dtype.kind!r} (object)")
+    if any(dim < 0 for dim in shape):
+        raise InvalidInput(f"{where}: expected an npy array, got a negative size")
+    offset = stream.tell()
+    claimed, there = math.prod(shape) * dtype.itemsize, len(body) - offset
+    if claimed != there:
+        raise InvalidInput(f"{where}: npy header says {claimed} bytes of data, got {there}")
+    if claimed == 0:
+        return np.empty(shape, dtype)
+    flat = np.frombuffer(body, dtype, offset=offset)
+    return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)
+
+
+def encode(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def decode_npz(body: bytes, names: list[str], limits: Limits) -> dict[str, NDArray[Any]]:
+    """The arrays of an npz file by name. Raises InvalidInput, TooLarge (before anything is unpacked)."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            members = archive.infolist()
+            if len(members) > MAX_MEMBERS:
+                raise InvalidInput(f"npz: expected at most {MAX_MEMBERS} arrays, got {len(members)}")
+            total = sum(member.file_size for member in members)
+            if total > limits.max_array_bytes:
+                raise TooLarge(f"npz: expected at most {limits.max_array_bytes} bytes unpacked, got {total}")
+            arrays: dict[str, NDArray[Any]] = {}
+            for member in members:
+                name = member.filename.removesuffix(".npy")
+                if name not in names or name in arrays:
+                    raise InvalidInput(f"npz: unknown or repeated array {shown(name)}, expected {', '.join(names)}")
+                with archive.open(member) as opened:
+                    # The archive's own word on the size is a claim too: read no further than it.
+                    arrays[name] = decode(opened.read(member.file_size), f"npz: {name}")
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+        raise InvalidInput("npz: expected a zip archive of npy arrays, got a damaged one", cause=error) from error
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise InvalidInput(f"npz: expected the arrays {', '.join(names)}, got no {', '.join(missing)}")
+    return arrays
+
+
+def encode_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            archive.writestr(f"{name}.npy", encode(array))
+    return buffer.getvalue()
