@@ -1,0 +1,17 @@
+"""Huawei Cloud ModelArts (and Open Telekom Cloud): custom images as real-time and batch services."""
+
+from __future__ import annotations
+
+from servekit.contract import DrainBudget, Platform
+from servekit.platforms.modelarts.contract import render_error, routes
+
+platform = Platform(
+    name="modelarts",
+    routes=routes,
+    render_error=render_error,
+    # Image specification, "Processing SIGTERM signals": serve on for 60 s, be gone after at most 90 s.
+    drain=DrainBudget(linger_s=60, finish_s=28, margin_s=2, kill_s=90),
+    detect=("MODELARTS_*",),
+    model_dirs=("/home/mind/model",),
+    files=("config.json",),
+)

@@ -1,0 +1,20 @@
+"""Modzy: model containers of the v1 (REST, files) specification."""
+
+from __future__ import annotations
+
+from servekit.contract import DrainBudget, Platform
+from servekit.platforms.modzy.contract import render_error, routes
+
+platform = Platform(
+    name="modzy",
+    routes=routes,
+    render_error=render_error,
+    # Traffic stops with /shutdown, so there is nothing to linger for; the specification names no kill.
+    drain=DrainBudget(linger_s=0, finish_s=10, margin_s=2, kill_s=None),
+    detect=("PSC_*",),
+    variables={"port": (("PSC_MODEL_PORT", int),)},
+    files=("model.yaml",),
+    survives_failed_load=True,
+    # The platform scales by containers; the reference runs one model instance in each.
+    default_workers=1,
+)
