@@ -124,6 +124,6 @@ class Predictor:
     def load(self, model_dir: Path) -> None:
         """Load the model from `model_dir`. Called once per worker process, in a thread, after the fork."""
 
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
+    def predict(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002 - subclasses choose the parameters
         """Predict on a batch."""
         raise ConfigError(f"{type(self).__name__} does not define predict")

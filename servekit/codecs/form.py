@@ -109,20 +109,14 @@ def _from_parts(parts: list[Part], fields: Sequence[tuple[str, str]], signature:
         got = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise InvalidInput(f"form: expected as many fields for every input, got {got}")
     rows = next(iter(counts.values()))
-    columns: dict[str, Column] = {}
-    for name, spec in signature.inputs.items():
-        named = by_name[name]
-        columns[name] = (
-            column_of(
-                [_value(part, spec, limits) for part in named],
-                spec,
-                lambda i, named=named: named[i].label,
-                limits,  # type: ignore[misc]
-            )
-            if not isinstance(spec, (Image, File))
-            else uploads(named, spec, limits)
-        )
+    columns = {name: _column(by_name[name], spec, limits) for name, spec in signature.inputs.items()}
     return Decoded(rows, columns, ITEM if rows == 1 else Form("rows", INSTANCES))
+
+
+def _column(parts: list[Part], spec: Spec, limits: Limits) -> Column:
+    if isinstance(spec, (Image, File)):
+        return uploads(parts, spec, limits)
+    return column_of([_value(part, spec) for part in parts], spec, lambda i: parts[i].label, limits)
 
 
 def uploads(parts: list[Part], spec: Image | File, limits: Limits) -> Column:
@@ -138,7 +132,7 @@ def uploads(parts: list[Part], spec: Image | File, limits: Limits) -> Column:
     return stack([image.decode(part.body, spec, limits, part.label) for part in parts])
 
 
-def _value(part: Part, spec: Spec, limits: Limits) -> Any:
+def _value(part: Part, spec: Spec) -> Any:
     """The JSON value, text or nested list that a part holds."""
     if isinstance(spec, Text):
         return _text(part)

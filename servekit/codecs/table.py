@@ -43,14 +43,14 @@ def decode_csv(text: str, signature: Signature, limits: Limits) -> Decoded:
         raise InvalidInput("body: expected at least 1 line of CSV, got 0 rows")
     widths = _widths(signature, names, len(lines[0][1]))
     total = sum(widths.values())
-    for number, cells in lines:
-        if len(cells) != total:
-            raise InvalidInput(f"line {number}: expected {total} values, got {len(cells)}")
+    for number, row in lines:
+        if len(row) != total:
+            raise InvalidInput(f"line {number}: expected {total} values, got {len(row)}")
     columns: dict[str, Column] = {}
     start = 0
     for name in names:
-        cells = [(number, row[start : start + widths[name]]) for number, row in lines]
-        columns[name] = _cell_column(cells, start, signature.inputs[name], limits)
+        own = [(number, row[start : start + widths[name]]) for number, row in lines]
+        columns[name] = _cell_column(own, start, signature.inputs[name], limits)
         start += widths[name]
     return Decoded(len(lines), {name: columns[name] for name in signature.inputs}, ROWS)
 
@@ -90,7 +90,7 @@ def _read_numbers(text: str, signature: Signature) -> Decoded | None:
     column = cast(table, spec.dtype) if np.isfinite(table).all() else None
     if column is None:
         return None
-    return Decoded(len(table), {only[0]: column.reshape(len(table), *spec.shape)}, ROWS)  # type: ignore[arg-type]
+    return Decoded(len(table), {only[0]: column.reshape(len(table), *spec.shape)}, ROWS)
 
 
 def _read_cells(text: str, limits: Limits) -> list[tuple[int, list[str]]]:

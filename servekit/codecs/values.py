@@ -151,7 +151,7 @@ def _check_leaves(value: Any, spec: Tensor, where: str, depth: int) -> None:
             _check_leaves(item, spec, f"{where}[{i}]", depth - 1)
         return
     wanted = {"bool": bool, "str": str}.get(spec.dtype, (int, float))
-    if not isinstance(value, wanted) or (isinstance(value, bool) and spec.dtype != "bool"):  # type: ignore[arg-type]
+    if not isinstance(value, wanted) or (isinstance(value, bool) and spec.dtype != "bool"):
         raise InvalidInput(f"{where}: expected {_leaf_text(spec)}, got {describe(value)}")
     if depth == len(spec.shape) and depth > 0:
         raise InvalidInput(f"{where}: expected {spec}, got {describe(value)}")

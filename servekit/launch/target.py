@@ -55,7 +55,7 @@ def locate(text: str | None, model_dir: Path | None, cwd: Path) -> Target:
     path = (cwd / name).resolve()
     if path.is_dir() and not (class_name and MODULE.fullmatch(name) and not _has_code(path)):
         return _in_directory(path, text, class_name or None)
-    if name.endswith(".onnx") or name.endswith(".py"):
+    if name.endswith((".onnx", ".py")):
         if not path.is_file():
             raise ConfigError(f"TARGET {text!r}: no such file")
         return _of_file(path, text, class_name or None)

@@ -43,7 +43,7 @@ platform = Platform(
     name="sagemaker",
     routes=routes,
     render_error=render_error,
-    # SIGKILL follows SIGTERM after 30 s (developer guide, "How your container should respond to health check requests").
+    # SIGKILL follows SIGTERM after 30 s (developer guide, "Custom Inference Code with Hosting Services").
     drain=DrainBudget(linger_s=8, finish_s=18, margin_s=2, kill_s=30),
     detect=("SAGEMAKER_*",),
     variables=VARIABLES,

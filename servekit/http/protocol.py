@@ -1,0 +1,171 @@
+"""uvicorn's httptools protocol with the limits it lacks: size, count and time of a request's head.
+
+What is wrong with a head is answered in the platform's own form, then the connection is closed; the rest of what the
+client sends is read and dropped for a moment, so that the answer is not lost to a reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from servekit.contract import Reply
+from servekit.errors import CallerError, HeadersTooLarge, InvalidInput, ServeError, TooLarge
+
+MAX_URL_BYTES = 8 * 1024
+LINGER_S = 1.0
+
+
+class UrlTooLong(TooLarge):
+    """RFC 9110, 15.5.15."""
+
+    status = 414
+    kind = "url_too_long"
+
+
+class HeadTimeout(CallerError):
+    """RFC 9110, 15.5.9."""
+
+    status = 408
+    kind = "head_timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLimits:
+    """What the head of a request may cost, and who renders a refusal."""
+
+    max_bytes: int
+    max_headers: int
+    timeout_s: float
+    refuse: Callable[[ServeError], Reply]
+    draining: Callable[[], bool]
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection. Bind `limits` with functools.partial; uvicorn passes the rest."""
+
+    def __init__(self, *args: Any, limits: HeadLimits, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._limits = limits
+        self._head_bytes = 0
+        self._in_head = True
+        self._refused = False
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_arrived()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        if self._in_head:
+            # One read may end a head and begin a body, so the bound is on what came before it.
+            if self._head_bytes > self._limits.max_bytes:
+                self._refuse(HeadersTooLarge(f"headers: expected at most {self._limits.max_bytes} bytes, got more"))
+                return
+            self._head_bytes += len(data)
+            if self._head_timer is None:
+                self._await_head()
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._field_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > MAX_URL_BYTES:
+            self._stop(UrlTooLong(f"URL: expected at most {MAX_URL_BYTES} bytes, got more"))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        limits = self._limits
+        self._field_bytes += len(name) + len(value) + 4
+        if self._field_bytes > limits.max_bytes:
+            self._stop(HeadersTooLarge(f"headers: expected at most {limits.max_bytes} bytes, got more"))
+        if len(self.headers) > limits.max_headers:
+            self._stop(HeadersTooLarge(f"headers: expected at most {limits.max_headers} fields, got more"))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_bytes = 0
+        self._head_arrived()
+        self._check_head()
+        super().on_headers_complete()
+        if self._limits.draining():
+            self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_head = True
+
+    def announce_close(self) -> None:
+        """The server is ending: the reply under way is the last on this connection."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words are not the platform's
+        # uvicorn calls this for whatever the parser, or one of the checks above, raised.
+        if not self._refused:
+            self._refuse(self._reason or InvalidInput("expected an HTTP/1.1 request, got something else"))
+
+    # --- refusals ---
+
+    _reason: ServeError | None = None
+    _field_bytes = 0
+
+    def _stop(self, error: ServeError) -> None:
+        """Leave the parser: it turns an exception of a callback into its own error."""
+        self._reason = error
+        raise error
+
+    def _check_head(self) -> None:
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if self.parser.get_http_version() == "1.1" and hosts != 1:
+            self._stop(InvalidInput(f"Host: expected exactly one, got {hosts}"))
+        if self.parser.get_http_version() == "1.0" and any(name == b"transfer-encoding" for name, _ in self.headers):
+            self._stop(InvalidInput("Transfer-Encoding: not allowed in HTTP/1.0"))
+
+    def _refuse(self, error: ServeError) -> None:
+        self._refused = True
+        self._head_arrived()
+        reply = self._limits.refuse(error)
+        head = [STATUS_LINE[reply.status], *(b"%s: %s\r\n" % header for header in self.server_state.default_headers)]
+        head += [
+            b"content-type: %s\r\n" % reply.media_type.encode(),
+            b"content-length: %d\r\n" % len(reply.body),
+            b"connection: close\r\n\r\n",
+        ]
+        self.transport.write(b"".join(head) + reply.body)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)
+
+    # --- the head's deadline ---
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(self._limits.timeout_s, self._head_late)
+
+    def _head_arrived(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_late(self) -> None:
+        self._head_timer = None
+        if self.transport.is_closing() or self._refused:
+            return
+        if self._head_bytes == 0:
+            self.transport.close()
+        else:
+            self._refuse(HeadTimeout(f"headers: expected them within {self._limits.timeout_s:g} s"))

@@ -1,0 +1,247 @@
+"""gunicorn as the supervisor, with the drain that hosting platforms ask for.
+
+Stock gunicorn closes its listeners at SIGTERM. Here the master first goes on serving for the linger time, while
+every reply says `Connection: close`, and only then tells the workers to finish. Workers ignore SIGTERM themselves, so
+a signal to the whole process group means the same as one to the master.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gunicorn import sock
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
+
+from servekit.errors import ConfigError
+from servekit.launch import logs
+from servekit.launch.board import MAX_WORKERS, Board, Phase
+from servekit.launch.settings import Settings
+
+BOOT_ERROR = 3
+QUICK_STOP_S = 2.0
+MAX_BACKOFF_S = 30.0
+POLL_S = 0.05
+BACKLOG = 2048
+HEARTBEAT_TIMEOUT_S = 60
+# A worker's own deadline ends a little before the master's kill.
+WORKER_MARGIN_S = 0.5
+WORKERS = {
+    "uvicorn": "servekit.launch.uvicorn_worker.UvicornWorker",
+    "gevent": "servekit.launch.gevent_worker.GeventWorker",
+}
+# What the master tells its workers with, SIGTERM being everybody's.
+FINISH = signal.SIGUSR2
+
+
+class ServekitArbiter(Arbiter):  # type: ignore[misc]
+    """The master process."""
+
+    app: Application
+    LISTENERS: list[Any]  # noqa: RUF012 - gunicorn's own
+
+    def __init__(self, app: Application) -> None:
+        super().__init__(app)
+        self._board = app.board
+        self._settings = app.settings
+        self._stop_at_s: float | None = None
+        self._boot_failures = 0
+        self._not_before_s = 0.0
+        self._started_s = time.monotonic()
+
+    # --- signals ---
+
+    def handle_term(self) -> None:
+        """Begin to drain; a second SIGTERM changes nothing."""
+        if self._stop_at_s is not None and not self._board.stop_requested:
+            return
+        if not self._board.ever_ready and not self._settings.survives_failed_load:
+            self.log.info("SIGTERM before the model was ready: nothing to drain")
+            self.stop(False)
+            raise StopIteration
+        linger_s = 0.0 if self._board.stop_requested else self._settings.drain.linger_s
+        self._board.phase = Phase.DRAIN
+        self._stop_at_s = time.monotonic() + linger_s
+        self.log.info(
+            "draining: accepting for %g s, then finishing within %g s", linger_s, self._settings.drain.finish_s
+        )
+
+    def handle_hup(self) -> None:
+        """Nothing to reload: the configuration of a container does not change while it runs."""
+        self.log.info("SIGHUP ignored")
+
+    def handle_usr2(self) -> None:
+        """No second master: the platform replaces containers."""
+        self.log.info("SIGUSR2 ignored")
+
+    def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
+        """Also ends the linger time, and checks how long the first start takes."""
+        if self._stop_at_s is not None:
+            left_s = self._stop_at_s - time.monotonic()
+            if left_s <= 0:
+                raise StopIteration
+            timeout = min(timeout, left_s)
+        elif not self._board.ever_ready:
+            took_s = time.monotonic() - self._started_s
+            if took_s > self._settings.startup_timeout_s and not self._settings.survives_failed_load:
+                limit_s = self._settings.startup_timeout_s
+                raise HaltServer(f"the model was not ready within {limit_s:g} s", BOOT_ERROR)
+        signals: list[int] = super().wait_for_signals(timeout)
+        return signals
+
+    # --- stopping ---
+
+    def stop(self, graceful: bool = True) -> None:
+        """Finish what was accepted, on the monotonic clock; SIGINT or SIGQUIT cut it short."""
+        self._board.phase = Phase.STOP
+        sock.close_sockets(self.LISTENERS, unlink=False)
+        self.LISTENERS = []
+        deadline_s = time.monotonic() + (self._settings.drain.finish_s if graceful else QUICK_STOP_S)
+        self.kill_workers(signal.SIGTERM if graceful else signal.SIGQUIT)
+        while self.WORKERS and time.monotonic() < deadline_s:
+            if graceful and self._interrupted():
+                graceful = False
+                deadline_s = time.monotonic() + QUICK_STOP_S
+                self.kill_workers(signal.SIGQUIT)
+            self.reap_workers()
+            time.sleep(POLL_S)
+        if self.WORKERS:
+            self.log.error("%d workers did not finish in time and are killed", len(self.WORKERS))
+        self.kill_workers(signal.SIGKILL)
+        while self.WORKERS:
+            self.reap_workers()
+            time.sleep(POLL_S)
+
+    def _interrupted(self) -> bool:
+        while not self.SIG_QUEUE.empty():
+            if self.SIG_QUEUE.get_nowait() in (signal.SIGINT, signal.SIGQUIT):
+                self.log.info("told to hurry")
+                return True
+        return False
+
+    def kill_worker(self, pid: int, sig: int) -> None:
+        super().kill_worker(pid, FINISH if sig == signal.SIGTERM else sig)
+
+    # --- workers ---
+
+    def free_slot(self) -> int:
+        """A place on the board that no living worker has."""
+        taken = {worker.slot for worker in self.WORKERS.values()}
+        return next(slot for slot in range(MAX_WORKERS) if slot not in taken)
+
+    def manage_workers(self) -> None:
+        if time.monotonic() >= self._not_before_s:
+            super().manage_workers()
+
+    def spawn_worker(self) -> Any:
+        try:
+            return super().spawn_worker()
+        except OSError as error:
+            # No process, descriptor or disk left: the workers that live go on serving.
+            self._back_off(f"cannot start a worker: {error}")
+            return None
+
+    def reap_workers(self) -> None:
+        """Collect ended children, strangers included (as PID 1 we inherit them)."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            worker = self.WORKERS.pop(pid, None)
+            if worker is not None:
+                worker.tmp.close()
+                self._reaped(worker, pid, status)
+
+    def _reaped(self, worker: Any, pid: int, status: int) -> None:
+        board, slot = self._board, worker.slot
+        state = board.state(slot)
+        board.clear(slot)
+        code = os.waitstatus_to_exitcode(status)
+        if code == 0 or board.phase is Phase.STOP:
+            return
+        reason = f"exit code {code}" if code > 0 else signal.Signals(-code).name
+        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+        self.log.error("worker %d ended with %s%s", pid, reason, hint)
+        if not board.ever_ready and (code == BOOT_ERROR or not self._settings.survives_failed_load):
+            raise HaltServer("a worker failed to start", code if code > 0 else BOOT_ERROR)
+        if code == BOOT_ERROR or state is None:
+            self._back_off("a worker failed to start again")
+        else:
+            self._boot_failures = 0
+
+    def _back_off(self, reason: str) -> None:
+        delay_s = min(MAX_BACKOFF_S, 2.0**self._boot_failures)
+        self._boot_failures += 1
+        self._not_before_s = time.monotonic() + delay_s
+        self.log.error("%s; trying again in %g s", reason, delay_s)
+
+
+class Application(BaseApplication):  # type: ignore[misc]
+    """gunicorn's configuration, from our settings alone: neither gunicorn.conf.py nor GUNICORN_CMD_ARGS is read."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.board = Board(settings.workers)
+        super().__init__()
+
+    def load_config(self) -> None:
+        settings = self.settings
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        options: dict[str, Any] = {
+            "bind": f"{host}:{settings.port}",
+            "workers": settings.workers,
+            "worker_class": WORKERS[settings.worker],
+            "timeout": HEARTBEAT_TIMEOUT_S,
+            "graceful_timeout": int(settings.drain.finish_s) or 1,
+            "keepalive": int(settings.keep_alive_s),
+            "backlog": BACKLOG,
+            "limit_request_line": 8190,
+            "limit_request_fields": settings.max_headers,
+            "limit_request_field_size": min(settings.max_header_bytes, 8190),
+            "worker_tmp_dir": heartbeat_dir(),
+            "logger_class": logs.ArbiterLogger,
+            "control_socket_disable": True,
+            "pre_fork": _pre_fork,
+            "proc_name": "servekit",
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        """Workers build their own application, after the fork."""
+        return None
+
+    def run(self) -> NoReturn:
+        ServekitArbiter(self).run()
+        sys.exit(0)
+
+
+def _pre_fork(arbiter: ServekitArbiter, worker: Any) -> None:
+    worker.slot = arbiter.free_slot()
+
+
+def heartbeat_dir() -> str | None:
+    """Where a worker's heartbeat file lies: in memory where that is allowed, else the default temporary directory."""
+    shm = Path("/dev/shm")  # noqa: S108 - a tmpfs, so that a slow disk cannot stop a heartbeat
+    return str(shm) if shm.is_dir() and os.access(shm, os.W_OK | os.X_OK) else None
+
+
+def run(settings: Settings) -> NoReturn:
+    """Serve until told to stop; exits the process."""
+    # Relative names are resolved by now; a model directory must never be where Python or gunicorn look for files.
+    os.chdir("/")
+    for name in ("GUNICORN_CMD_ARGS", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "GUNICORN_PID", "GUNICORN_FD"):
+        os.environ.pop(name, None)
+    os.environ["SERVEKIT_WORKERS_EFFECTIVE"] = str(settings.workers)
+    if settings.drain.linger_s + settings.drain.finish_s <= 0 and settings.drain.kill_s is not None:
+        raise ConfigError("drain: expected more than 0 s to finish requests")
+    Application(settings).run()
