@@ -86,6 +86,23 @@ def write_outputs(call: InferFiles, signature: Signature, columns: dict[str, Col
     return Written(tuple(str(Path(call.output_dir, filename)) for filename, _ in bodies))
 
 
+def blame(error: ServeError, call: InferFiles) -> ServeError:
+    """An error of the predictor, in the words of the file contract: is it the input's fault, or a file's?
+
+    What blames the caller means that the input is unusable. An OSError about one of the job's files, or about none in
+    particular, is about the job; about any other file it is the model's own.
+    """
+    if isinstance(error, InvalidInput):
+        return Unprocessable(error.message, cause=error.cause or error)
+    cause = error.cause
+    if isinstance(error, PredictFailed) and isinstance(cause, OSError):
+        ours = {os.path.realpath(Path(call.input_dir, file.filename)) for file in call.inputs}
+        ours |= {os.path.realpath(Path(call.output_dir, file.filename)) for file in call.outputs}
+        if cause.filename is None or os.path.realpath(os.fsdecode(cause.filename)) in ours:
+            return InvalidInput(str(cause) or "a file of the job cannot be used", cause=cause)
+    return error
+
+
 @contextmanager
 def _directory(path: str, field: str) -> Iterator[int]:
     try:
@@ -110,10 +127,11 @@ def _read(directory: int, directory_path: str, file: InputFile, limits: Limits) 
         )
     except OSError as error:
         raise InvalidInput(f"input: cannot open the file {path!r}: {_reason(error)}", cause=error) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise InvalidInput(f"input: expected a regular file at {path!r}")
     with os.fdopen(descriptor, "rb") as opened:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidInput(f"input: expected a regular file at {path!r}")
         if status.st_size > limit:
             raise Unprocessable(f"{file.filename}: expected at most {limit} bytes, got {status.st_size}")
         # One byte more than allowed shows a file that grew since.

@@ -28,6 +28,7 @@ from servekit.contract import (
     State,
     Stop,
     Unload,
+    Written,
 )
 from servekit.engine import files, policy
 from servekit.engine.batcher import Batch, Batcher
@@ -157,17 +158,31 @@ class Performer:
         """The order of the steps is a contract (Modzy checks it): output directory, model, inputs, outputs."""
         files.make_output_dir(call.output_dir)
 
+        def write(columns: dict[str, Any]) -> Written:
+            return files.write_outputs(call, self.signature, columns)
+
+        def blamed(thunk: Thunk) -> None:
+            def outcome() -> Any:
+                try:
+                    return thunk()
+                except ServeError as error:
+                    raise files.blame(error, call) from error
+
+            done(outcome)
+
         def loaded(error: LoadFailed | None) -> None:
             if error is not None:
                 done(_raising(error))
                 return
             try:
                 decoded = files.read_inputs(call, self.signature, self.limits)
-                self._predict(
-                    decoded, context, done, lambda columns: files.write_outputs(call, self.signature, columns)
-                )
             except ServeError as refused:
                 done(_raising(refused))
+                return
+            try:
+                self._predict(decoded, context, blamed, write)
+            except ServeError as refused:
+                done(_raising(files.blame(refused, call)))
 
         if self.loader.loaded:
             loaded(None)

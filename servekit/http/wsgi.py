@@ -13,6 +13,7 @@ from typing import Any
 
 import gevent
 from gevent.event import Event
+from gunicorn.http.wsgi import Response
 
 from servekit.contract import Reply, Request
 from servekit.dispatch import Dispatcher, Exchange, body_too_large, request_id
@@ -48,15 +49,17 @@ class WsgiDoor:
         try:
             body = self._read(environ, head, limit)
         except ServeError as error:
-            reply = self._dispatcher.refuse(head, error)
-            self._drop(environ)
-            return _respond(reply, head, start_response, (("Connection", "close"),))
+            response = getattr(start_response, "__self__", None)
+            if isinstance(response, Response):
+                response.force_close()
+            chunks = _respond(self._dispatcher.refuse(head, error), head, start_response)
+            return _Body(chunks, lambda: self._drop(environ))
         request = Request(head.method, head.path, head.query, headers, body, head.id, head.peer)
         exchange = self._dispatcher.begin(request)
         self._wait(exchange)
         pool = gevent.get_hub().threadpool
         reply = pool.apply(exchange.finish) if exchange.finish_blocks else exchange.finish()
-        return _Body(_respond(reply, request, start_response), exchange)
+        return _Body(_respond(reply, request, start_response), exchange.sent)
 
     def _wait(self, exchange: Exchange) -> None:
         ended = Event()
@@ -124,27 +127,24 @@ class _Bridge:
 
 
 class _Body:
-    """The body of a reply; the server closes it once the last byte is out, which is when `sent` is due."""
+    """The body of a reply, and what is due once its last byte is out: that is when the server closes it."""
 
-    def __init__(self, chunks: list[bytes], exchange: Exchange) -> None:
+    def __init__(self, chunks: list[bytes], sent: Callable[[], None]) -> None:
         self._chunks = chunks
-        self._exchange = exchange
+        self._sent = sent
 
     def __iter__(self) -> Any:
         return iter(self._chunks)
 
     def close(self) -> None:
-        self._exchange.sent()
+        self._sent()
 
 
-def _respond(
-    reply: Reply, request: Request, start_response: StartResponse, extra: tuple[tuple[str, str], ...] = ()
-) -> list[bytes]:
+def _respond(reply: Reply, request: Request, start_response: StartResponse) -> list[bytes]:
     headers = [("Content-Length", str(len(reply.body))), ("X-Request-Id", request.id)]
     if reply.media_type:
         headers.append(("Content-Type", reply.media_type))
     headers.extend(reply.headers)
-    headers.extend(extra)
     start_response(f"{reply.status} {HTTPStatus(reply.status).phrase}", headers)
     return [] if request.method == "HEAD" else [reply.body]
 

@@ -59,7 +59,7 @@ class ServekitArbiter(Arbiter):  # type: ignore[misc]
 
     def handle_term(self) -> None:
         """Begin to drain; a second SIGTERM changes nothing."""
-        if self._stop_at_s is not None and not self._board.stop_requested:
+        if self._stop_at_s is not None:
             return
         if not self._board.ever_ready and not self._settings.survives_failed_load:
             self.log.info("SIGTERM before the model was ready: nothing to drain")
@@ -81,7 +81,9 @@ class ServekitArbiter(Arbiter):  # type: ignore[misc]
         self.log.info("SIGUSR2 ignored")
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
-        """Also ends the linger time, and checks how long the first start takes."""
+        """Also looks for `POST /shutdown`, ends the linger time, and bounds the first start."""
+        if self._board.stop_requested and not self._board.draining:
+            self.handle_term()
         if self._stop_at_s is not None:
             left_s = self._stop_at_s - time.monotonic()
             if left_s <= 0:
