@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx2
@@ -81,6 +81,8 @@ def serve(
     cwd: Path | None = None,
     ready: bool = True,
     pass_port: bool = True,
+    user: int | None = None,
+    group: int | None = None,
 ) -> Iterator[Server]:
     """Start a server on a free port; with `ready`, yield once its platform's probe answers 200."""
     port = free_port()
@@ -95,7 +97,14 @@ def serve(
         full_environ = {name: value.replace("{port}", str(port)) for name, value in full_environ.items()}
     with tempfile.NamedTemporaryFile("wb", suffix=".log") as log:
         process = subprocess.Popen(
-            full, stdout=log, stderr=subprocess.STDOUT, env=full_environ, cwd=cwd, start_new_session=True
+            full,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=full_environ,
+            cwd=cwd,
+            start_new_session=True,
+            user=user,
+            group=group,
         )
         server = Server(process, port, Path(log.name))
         try:
@@ -109,12 +118,8 @@ def serve(
 def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(10)
-        except subprocess.TimeoutExpired:
-            pass
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()

@@ -1,0 +1,141 @@
+"""Start, death and replacement of processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+from serving import Server, clean_environ, free_port, script, serve
+
+PREDICTORS = Path(__file__).with_name("predictors.py")
+WORKERS = pytest.mark.parametrize("worker", ["uvicorn", "gevent"])
+
+
+def wait_for(condition: object, timeout_s: float = 20.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline_s, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def children(server: Server) -> list[int]:
+    path = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+    return [int(pid) for pid in path.read_text().split()]
+
+
+@WORKERS
+def test_probes_are_503_until_the_model_is_loaded(worker: str, tmp_path: Path) -> None:
+    arguments = ["--worker", worker, "--workers", "2", "--model-dir", str(tmp_path)]
+    with serve(f"{PREDICTORS}:SlowLoad", *arguments, platform="sagemaker", ready=False) as server:
+        server.wait_until("/ping", 503)
+        reply = httpx2.get(server.url + "/ping")
+        assert (reply.status_code, reply.json()["status"]) == (503, "Unhealthy")
+        assert httpx2.post(server.url + "/invocations", json=[0.0]).status_code == 503
+        (tmp_path / "go").touch()
+        server.wait_until("/ping", 200)
+        assert httpx2.post(server.url + "/invocations", json=[0.0]).status_code == 200
+
+
+@WORKERS
+@pytest.mark.parametrize(
+    ("predictor", "cause"),
+    [("BrokenLoad", "weights.bin"), ("ExitingLoad", "a worker failed to start"), ("Missing", "Missing")],
+)
+def test_a_first_load_that_fails_ends_the_process_with_the_cause_in_the_log(
+    worker: str, predictor: str, cause: str
+) -> None:
+    with serve(f"{PREDICTORS}:{predictor}", "--worker", worker, platform="sagemaker", ready=False) as server:
+        assert server.wait(20) != 0
+        assert cause in server.log
+
+
+@WORKERS
+def test_sigterm_while_the_model_loads_ends_at_once(worker: str, tmp_path: Path) -> None:
+    arguments = ["--worker", worker, "--model-dir", str(tmp_path)]
+    with serve(f"{PREDICTORS}:SlowLoad", *arguments, platform="sagemaker", ready=False) as server:
+        server.wait_until("/ping", 503)
+        server.terminate()
+        assert server.wait(5) == 0
+
+
+@WORKERS
+def test_a_killed_worker_is_replaced(worker: str) -> None:
+    with serve(f"{PREDICTORS}:Slow", "--worker", worker, "--workers", "2", platform="sagemaker") as server:
+        wait_for(lambda: len(children(server)) == 2)
+        [victim, survivor] = children(server)
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: victim not in children(server) and len(children(server)) == 2)
+        assert survivor in children(server)
+        assert httpx2.get(server.url + "/ping").status_code == 200
+        assert httpx2.post(server.url + "/invocations", json=[0.0]).status_code == 200
+
+
+@WORKERS
+def test_a_replacement_that_cannot_load_does_not_end_the_server(worker: str, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"w")
+    arguments = ["--worker", worker, "--workers", "2", "--model-dir", str(tmp_path)]
+    with serve(f"{PREDICTORS}:Fragile", *arguments, platform="sagemaker") as server:
+        wait_for(lambda: len(children(server)) == 2)
+        weights.unlink()
+        os.kill(children(server)[0], signal.SIGKILL)
+        wait_for(lambda: server.log.count("trying again in") >= 2)
+        assert httpx2.get(server.url + "/ping").status_code == 200
+        assert httpx2.post(server.url + "/invocations", json=[0.0]).status_code == 200
+        weights.write_bytes(b"w")
+        wait_for(lambda: len(children(server)) == 2)
+
+
+@WORKERS
+def test_workers_do_not_outlive_a_killed_master(worker: str) -> None:
+    with serve(f"{PREDICTORS}:Slow", "--worker", worker, "--workers", "2", platform="sagemaker") as server:
+        orphans = children(server)
+        server.process.kill()
+        server.process.wait()
+        wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans), 5)
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(("127.0.0.1", server.port))
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
+def test_as_process_1(tmp_path: Path) -> None:
+    """In a process namespace of its own: signals arrive, orphans are reaped, the exit code is 0."""
+    port = free_port()
+    log_path = tmp_path / "log"
+    code = (
+        "import subprocess, sys, os\n"
+        # A stranger's orphan: a child whose parent is gone before it ends.
+        "subprocess.run(['sh', '-c', 'sleep 1 &'])\n"
+        f"os.execv({script('servekit')!r}, ['servekit', 'run', {f'{PREDICTORS}:Slow'!r}, '--platform', 'sagemaker',"
+        f" '--port', '{port}', '--drain-s', '1'])\n"
+    )
+    with log_path.open("wb") as log:
+        outer = subprocess.Popen(
+            ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-c", code],
+            stdout=log, stderr=log, env=clean_environ(),
+        )  # fmt: skip
+        server = Server(outer, port, log_path)
+        try:
+            server.wait_until("/ping")
+            [inner] = children(server)
+            time.sleep(1.5)
+            zombies = [
+                pid
+                for pid in Path(f"/proc/{inner}/task/{inner}/children").read_text().split()
+                if "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            ]
+            assert zombies == []
+            os.kill(inner, signal.SIGTERM)
+            assert server.wait(10) == 0
+        finally:
+            outer.kill()
+            outer.wait()
