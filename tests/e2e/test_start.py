@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -117,11 +116,9 @@ def test_serve_takes_its_target_from_a_model_archive(tmp_path: Path) -> None:
     for path in [*model.rglob("*"), model]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = sorted(path.relative_to(model) for path in model.rglob("*"))
-    user = {"user": 65534, "group": 65534} if os.geteuid() == 0 else {}
-    tmp_path.chmod(0o755)
     try:
         environ = {"SAGEMAKER_BASE_DIR": str(tmp_path / "opt" / "ml"), "SAGEMAKER_BIND_TO_PORT": "{port}"}
-        with serve(command=[script("serve")], environ=environ, pass_port=False, ready=False, **user) as server:
+        with serve(command=[script("serve")], environ=environ, pass_port=False, ready=False) as server:
             server.wait_until("/ping")
             reply = httpx2.post(server.url + "/invocations", json={"instances": [1, 2]})
             assert reply.json() == {"predictions": [84.0, 168.0]}
@@ -150,7 +147,7 @@ def test_a_relative_target_and_a_module_target(tmp_path: Path) -> None:
 def test_logs_are_json_lines_when_stdout_is_no_terminal() -> None:
     with serve(str(HELLO), "--workers", "1", platform="sagemaker") as server:
         httpx2.post(server.url + "/invocations", content=b"hi", headers={"X-Request-Id": "me-1"})
-        httpx2.get(server.url + "/nothing\r\nhere", headers={"X-Request-Id": "me-2"})
+        httpx2.get(server.url + "/nothing%0d%0ahere", headers={"X-Request-Id": "me-2"})
         server.terminate()
         httpx2.get(server.url + "/ping")
         records = [json.loads(line) for line in server.log.splitlines()]

@@ -81,8 +81,6 @@ def serve(
     cwd: Path | None = None,
     ready: bool = True,
     pass_port: bool = True,
-    user: int | None = None,
-    group: int | None = None,
 ) -> Iterator[Server]:
     """Start a server on a free port; with `ready`, yield once its platform's probe answers 200."""
     port = free_port()
@@ -103,8 +101,6 @@ def serve(
             env=full_environ,
             cwd=cwd,
             start_new_session=True,
-            user=user,
-            group=group,
         )
         server = Server(process, port, Path(log.name))
         try:
