@@ -1,7 +1,7 @@
 """Fit a logistic regression to the iris data that scikit-learn carries, and write it as ONNX.
 
-    pip install scikit-learn onnx
-    python examples/iris/train.py --output examples/iris/model.onnx
+pip install scikit-learn onnx
+python examples/iris/train.py --output examples/iris/model.onnx
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,11 @@ import click
 
 from servekit.launch.settings import OPTIONS
 
+logger = logging.getLogger("servekit.launch")
+
 USAGE_ERROR = 2
+# gunicorn reads these, some of them when it is imported; a container's settings come from the table alone.
+FOREIGN = ("GUNICORN_CMD_ARGS", "GUNICORN_PID", "GUNICORN_FD", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS")
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -51,6 +56,10 @@ def serve(**flags: str | None) -> None:
 
 def launch(flags: dict[str, Any]) -> NoReturn:
     """Resolve the settings, say what was chosen, and serve; usage errors are one line and exit code 2."""
+    # As PID 1 a process without a handler never hears SIGTERM; the supervisor's takes over from this one.
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(0))
+    for name in FOREIGN:
+        os.environ.pop(name, None)
     from servekit.errors import ServeError
     from servekit.launch import gunicorn, logs
     from servekit.launch.platforms import installed
@@ -58,12 +67,17 @@ def launch(flags: dict[str, Any]) -> NoReturn:
 
     try:
         settings = resolve(flags, os.environ, installed(), Path.cwd())
-        logs.configure(settings.log_format, settings.log_level, access_log=settings.access_log)
-        logger = logging.getLogger("servekit.launch")
-        logger.info("%s", settings.summary())
-        for name in settings.unknown:
-            logger.warning("%s is set, but there is no such option", name)
-        gunicorn.run(settings)
     except ServeError as error:
         click.echo(f"servekit: {error.message}", err=True)
         sys.exit(USAGE_ERROR)
+    logs.configure(settings.log_format, settings.log_level, access_log=settings.access_log)
+    logger.info("%s", settings.summary())
+    if settings.unknown:
+        logger.warning("set, but no such options: %s", ", ".join(settings.unknown))
+    if settings.request_timeout_s > settings.drain.finish_s:
+        logger.info(
+            "a request may take %g s, but what still runs %g s after the server has stopped accepting is cut off",
+            settings.request_timeout_s,
+            settings.drain.finish_s,
+        )
+    gunicorn.run(settings)

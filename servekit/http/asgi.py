@@ -134,7 +134,9 @@ def build_app(dispatcher: Dispatcher, *, docs: bool = False) -> Callable[[Scope,
         docs_url="/docs" if docs else None,
         redoc_url=None,
         openapi_url="/openapi.json" if docs else None,
+        redirect_slashes=False,
     )
     app.openapi = lambda: schema(dispatcher)  # type: ignore[method-assign]
-    app.mount("/", AsgiDoor(dispatcher))
+    # Not a mount: a mount's pattern matches no path with a line break in it, and answers 404 in its own form.
+    app.router.default = AsgiDoor(dispatcher)
     return app

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from servekit.contract import Reply
 from servekit.errors import CallerError, HeadersTooLarge, InvalidInput, ServeError, TooLarge
@@ -51,10 +51,15 @@ class LimitedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, limits: HeadLimits, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._limits = limits
-        self._head_bytes = 0
         self._in_head = True
-        self._refused = False
+        self._head_bytes = 0
+        self._field_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._reason: ServeError | None = None
+        self._refused = False
+        # The request before the current one, and the one whose reply was made the last because the server ends.
+        self._before: RequestResponseCycle | None = None
+        self._last: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -73,13 +78,14 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._refuse(HeadersTooLarge(f"headers: expected at most {self._limits.max_bytes} bytes, got more"))
                 return
             self._head_bytes += len(data)
-            if self._head_timer is None:
-                self._await_head()
         super().data_received(data)
+        if self._in_head and self._head_bytes and self._head_timer is None and not self._refused:
+            self._await_head()
+
+    # --- the parser's callbacks; it turns what they raise into its own error, see send_400_response ---
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head = True
         self._field_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -97,56 +103,70 @@ class LimitedProtocol(HttpToolsProtocol):
             self._stop(HeadersTooLarge(f"headers: expected at most {limits.max_headers} fields, got more"))
 
     def on_headers_complete(self) -> None:
+        version = self.parser.get_http_version()
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if version == "1.1" and hosts != 1:
+            self._stop(InvalidInput(f"Host: expected exactly one, got {hosts}"))
+        if version == "1.0" and any(name == b"transfer-encoding" for name, _ in self.headers):
+            self._stop(InvalidInput("Transfer-Encoding: not allowed in HTTP/1.0"))
+        self._head_arrived()
         self._in_head = False
         self._head_bytes = 0
-        self._head_arrived()
-        self._check_head()
+        self._before = self.cycle
         super().on_headers_complete()
         if self._limits.draining():
-            self.cycle.keep_alive = False
+            self.announce_close()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._in_head = True
 
-    def announce_close(self) -> None:
-        """The server is ending: the reply under way is the last on this connection."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.keep_alive = False
-
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words are not the platform's
-        # uvicorn calls this for whatever the parser, or one of the checks above, raised.
         if not self._refused:
             self._refuse(self._reason or InvalidInput("expected an HTTP/1.1 request, got something else"))
 
-    # --- refusals ---
+    # --- the end of the connection ---
 
-    _reason: ServeError | None = None
-    _field_bytes = 0
+    def announce_close(self) -> None:
+        """The server is ending: the reply to the latest request is the last on this connection."""
+        if self.cycle is None or self.cycle.response_complete:
+            return
+        if self._last is not None and self._last is not self.cycle and not self._last.response_started:
+            # A pipelined request came behind it.
+            self._last.keep_alive = True
+        if self.cycle.keep_alive:
+            self.cycle.keep_alive = False
+            self._last = self.cycle
 
-    def _stop(self, error: ServeError) -> None:
-        """Leave the parser: it turns an exception of a callback into its own error."""
+    def _stop(self, error: ServeError) -> NoReturn:
         self._reason = error
         raise error
-
-    def _check_head(self) -> None:
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        if self.parser.get_http_version() == "1.1" and hosts != 1:
-            self._stop(InvalidInput(f"Host: expected exactly one, got {hosts}"))
-        if self.parser.get_http_version() == "1.0" and any(name == b"transfer-encoding" for name, _ in self.headers):
-            self._stop(InvalidInput("Transfer-Encoding: not allowed in HTTP/1.0"))
 
     def _refuse(self, error: ServeError) -> None:
         self._refused = True
         self._head_arrived()
-        reply = self._limits.refuse(error)
-        head = [STATUS_LINE[reply.status], *(b"%s: %s\r\n" % header for header in self.server_state.default_headers)]
-        head += [
-            b"content-type: %s\r\n" % reply.media_type.encode(),
-            b"content-length: %d\r\n" % len(reply.body),
-            b"connection: close\r\n\r\n",
-        ]
-        self.transport.write(b"".join(head) + reply.body)
+        in_body = not self._in_head
+        if in_body:
+            # It is the current request whose body is broken: its application learns that the caller is gone.
+            if self.pipeline and self.pipeline[0][0] is self.cycle:
+                self.pipeline.popleft()
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        whole = self._before if in_body else self.cycle
+        if whole is not None and not whole.response_complete:
+            # Earlier requests are still being answered; nothing may come between, so theirs is the last reply.
+            whole.keep_alive = False
+        elif in_body and self.cycle.response_started:
+            self.transport.close()
+        else:
+            self._send(self._limits.refuse(error))
+
+    def _send(self, reply: Reply) -> None:
+        headers = [*self.server_state.default_headers, (b"content-type", reply.media_type.encode("latin-1"))]
+        headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
+        headers += [(b"content-length", b"%d" % len(reply.body)), (b"connection", b"close")]
+        head = STATUS_LINE[reply.status] + b"".join(b"%s: %s\r\n" % header for header in headers)
+        self.transport.write(head + b"\r\n" + reply.body)
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)

@@ -19,32 +19,32 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
-from servekit.errors import ConfigError
+from servekit.contract import State
 from servekit.launch import logs
 from servekit.launch.board import MAX_WORKERS, Board, Phase
 from servekit.launch.settings import Settings
 
 BOOT_ERROR = 3
-QUICK_STOP_S = 2.0
+QUICK_STOP_S = 1.5
 MAX_BACKOFF_S = 30.0
 POLL_S = 0.05
+WATCH_S = 0.25
 BACKLOG = 2048
 HEARTBEAT_TIMEOUT_S = 60
-# A worker's own deadline ends a little before the master's kill.
-WORKER_MARGIN_S = 0.5
 WORKERS = {
     "uvicorn": "servekit.launch.uvicorn_worker.UvicornWorker",
     "gevent": "servekit.launch.gevent_worker.GeventWorker",
 }
 # What the master tells its workers with, SIGTERM being everybody's.
 FINISH = signal.SIGUSR2
+UNFINISHED_START = (None, State.STARTING, State.WARMING)
 
 
 class ServekitArbiter(Arbiter):  # type: ignore[misc]
     """The master process."""
 
     app: Application
-    LISTENERS: list[Any]  # noqa: RUF012 - gunicorn's own
+    LISTENERS: list[Any]
 
     def __init__(self, app: Application) -> None:
         super().__init__(app)
@@ -53,51 +53,50 @@ class ServekitArbiter(Arbiter):  # type: ignore[misc]
         self._stop_at_s: float | None = None
         self._boot_failures = 0
         self._not_before_s = 0.0
-        self._started_s = time.monotonic()
 
     # --- signals ---
 
     def handle_term(self) -> None:
         """Begin to drain; a second SIGTERM changes nothing."""
-        if self._stop_at_s is not None:
-            return
-        if not self._board.ever_ready and not self._settings.survives_failed_load:
-            self.log.info("SIGTERM before the model was ready: nothing to drain")
+        if self._stop_at_s is None:
+            self._drain()
+
+    def _drain(self) -> None:
+        board, budget = self._board, self._settings.drain
+        if not (board.stop_requested or board.ever_ready or board.ready_workers()):
+            self.log.info("told to end before a model was ready: nothing to drain")
             self.stop(False)
             raise StopIteration
-        linger_s = 0.0 if self._board.stop_requested else self._settings.drain.linger_s
-        self._board.phase = Phase.DRAIN
+        linger_s = budget.linger_s if board.ever_ready and not board.stop_requested else 0.0
+        board.phase = Phase.DRAIN
         self._stop_at_s = time.monotonic() + linger_s
-        self.log.info(
-            "draining: accepting for %g s, then finishing within %g s", linger_s, self._settings.drain.finish_s
-        )
+        self.log.info("draining: accepting for %g s, then finishing within %g s", linger_s, budget.finish_s)
 
-    def handle_hup(self) -> None:
-        """Nothing to reload: the configuration of a container does not change while it runs."""
-        self.log.info("SIGHUP ignored")
+    def _unused(self) -> None:
+        """The configuration and the number of workers of a container do not change while it runs."""
 
-    def handle_usr2(self) -> None:
-        """No second master: the platform replaces containers."""
-        self.log.info("SIGUSR2 ignored")
+    handle_hup = handle_usr1 = handle_usr2 = handle_winch = handle_ttin = handle_ttou = _unused
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
-        """Also looks for `POST /shutdown`, ends the linger time, and bounds the first start."""
-        if self._board.stop_requested and not self._board.draining:
-            self.handle_term()
-        if self._stop_at_s is not None:
-            left_s = self._stop_at_s - time.monotonic()
-            if left_s <= 0:
-                raise StopIteration
-            timeout = min(timeout, left_s)
-        elif not self._board.ever_ready:
-            took_s = time.monotonic() - self._started_s
-            if took_s > self._settings.startup_timeout_s and not self._settings.survives_failed_load:
-                limit_s = self._settings.startup_timeout_s
-                raise HaltServer(f"the model was not ready within {limit_s:g} s", BOOT_ERROR)
-        signals: list[int] = super().wait_for_signals(timeout)
+        """Also hears `POST /shutdown`, and ends the linger time."""
+        if self._board.stop_requested and self._board.phase is Phase.SERVE:
+            self._drain()
+        if self._board.stop_requested and self._stop_at_s is not None:
+            self._stop_at_s = min(self._stop_at_s, time.monotonic())
+        left_s = timeout if self._stop_at_s is None else self._stop_at_s - time.monotonic()
+        if left_s <= 0:
+            raise StopIteration
+        signals: list[int] = super().wait_for_signals(min(timeout, left_s, WATCH_S))
         return signals
 
     # --- stopping ---
+
+    def halt(self, reason: str | None = None, exit_status: int = 0) -> NoReturn:
+        """A failure ends at once, without waiting for what the other workers do."""
+        if exit_status != 0:
+            self.stop(False)
+        super().halt(reason, exit_status)
+        raise AssertionError("halt returned")
 
     def stop(self, graceful: bool = True) -> None:
         """Finish what was accepted, on the monotonic clock; SIGINT or SIGQUIT cut it short."""
@@ -105,6 +104,10 @@ class ServekitArbiter(Arbiter):  # type: ignore[misc]
         sock.close_sockets(self.LISTENERS, unlink=False)
         self.LISTENERS = []
         deadline_s = time.monotonic() + (self._settings.drain.finish_s if graceful else QUICK_STOP_S)
+        for pid, worker in list(self.WORKERS.items()):
+            if self._board.state(worker.slot) is None:
+                # Still importing the user's code: it serves nobody and hears no signal.
+                self.kill_worker(pid, signal.SIGKILL)
         self.kill_workers(signal.SIGTERM if graceful else signal.SIGQUIT)
         while self.WORKERS and time.monotonic() < deadline_s:
             if graceful and self._interrupted():
@@ -137,17 +140,32 @@ class ServekitArbiter(Arbiter):  # type: ignore[misc]
         taken = {worker.slot for worker in self.WORKERS.values()}
         return next(slot for slot in range(MAX_WORKERS) if slot not in taken)
 
-    def manage_workers(self) -> None:
-        if time.monotonic() >= self._not_before_s:
-            super().manage_workers()
+    def spawn_workers(self) -> None:
+        for _ in range(self.num_workers - len(self.WORKERS)):
+            if time.monotonic() < self._not_before_s:
+                return
+            self.spawn_worker()
 
     def spawn_worker(self) -> Any:
         try:
             return super().spawn_worker()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             # No process, descriptor or disk left: the workers that live go on serving.
             self._back_off(f"cannot start a worker: {error}")
             return None
+
+    def murder_workers(self) -> None:
+        """Beside those whose heart has stopped, the ones that load for too long."""
+        super().murder_workers()
+        limit_s = self._settings.startup_timeout_s
+        for pid, worker in list(self.WORKERS.items()):
+            if time.monotonic() - worker.spawned_s <= limit_s or self._settings.survives_failed_load:
+                continue
+            if self._board.state(worker.slot) in UNFINISHED_START:
+                self.log.error("worker %d was not ready within %g s", pid, limit_s)
+                if not self._board.ever_ready:
+                    raise HaltServer("the model did not load in time", BOOT_ERROR)
+                self.kill_worker(pid, signal.SIGKILL)
 
     def reap_workers(self) -> None:
         """Collect ended children, strangers included (as PID 1 we inherit them)."""
@@ -164,21 +182,21 @@ class ServekitArbiter(Arbiter):  # type: ignore[misc]
                 self._reaped(worker, pid, status)
 
     def _reaped(self, worker: Any, pid: int, status: int) -> None:
-        board, slot = self._board, worker.slot
-        state = board.state(slot)
-        board.clear(slot)
-        code = os.waitstatus_to_exitcode(status)
-        if code == 0 or board.phase is Phase.STOP:
+        board = self._board
+        state = board.state(worker.slot)
+        board.clear(worker.slot)
+        if board.phase is Phase.STOP:
             return
-        reason = f"exit code {code}" if code > 0 else signal.Signals(-code).name
+        code = os.waitstatus_to_exitcode(status)
+        reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
         self.log.error("worker %d ended with %s%s", pid, reason, hint)
         if not board.ever_ready and (code == BOOT_ERROR or not self._settings.survives_failed_load):
             raise HaltServer("a worker failed to start", code if code > 0 else BOOT_ERROR)
-        if code == BOOT_ERROR or state is None:
-            self._back_off("a worker failed to start again")
-        else:
+        if state in (State.READY, State.DRAINING):
             self._boot_failures = 0
+        else:
+            self._back_off("a worker failed to start")
 
     def _back_off(self, reason: str) -> None:
         delay_s = min(MAX_BACKOFF_S, 2.0**self._boot_failures)
@@ -190,8 +208,10 @@ class ServekitArbiter(Arbiter):  # type: ignore[misc]
 class Application(BaseApplication):  # type: ignore[misc]
     """gunicorn's configuration, from our settings alone: neither gunicorn.conf.py nor GUNICORN_CMD_ARGS is read."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, builder: str = "servekit.launch.service:build_service") -> None:
+        """builder: `module:function` that makes a worker's service of (settings, board, slot), after the fork."""
         self.settings = settings
+        self.builder = builder
         self.board = Board(settings.workers)
         super().__init__()
 
@@ -212,6 +232,8 @@ class Application(BaseApplication):  # type: ignore[misc]
             "worker_tmp_dir": heartbeat_dir(),
             "logger_class": logs.ArbiterLogger,
             "control_socket_disable": True,
+            # Nobody in front is trusted to say who the caller is; gunicorn's default listens to the environment.
+            "forwarded_allow_ips": "",
             "pre_fork": _pre_fork,
             "proc_name": "servekit",
         }
@@ -229,6 +251,7 @@ class Application(BaseApplication):  # type: ignore[misc]
 
 def _pre_fork(arbiter: ServekitArbiter, worker: Any) -> None:
     worker.slot = arbiter.free_slot()
+    worker.spawned_s = time.monotonic()
 
 
 def heartbeat_dir() -> str | None:
@@ -238,12 +261,8 @@ def heartbeat_dir() -> str | None:
 
 
 def run(settings: Settings) -> NoReturn:
-    """Serve until told to stop; exits the process."""
+    """Serve until told to stop; exits the process: 0 after a stop, 3 when the model cannot be served."""
     # Relative names are resolved by now; a model directory must never be where Python or gunicorn look for files.
     os.chdir("/")
-    for name in ("GUNICORN_CMD_ARGS", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "GUNICORN_PID", "GUNICORN_FD"):
-        os.environ.pop(name, None)
     os.environ["SERVEKIT_WORKERS_EFFECTIVE"] = str(settings.workers)
-    if settings.drain.linger_s + settings.drain.finish_s <= 0 and settings.drain.kill_s is not None:
-        raise ConfigError("drain: expected more than 0 s to finish requests")
     Application(settings).run()

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import queue
+import select
 import sys
 import threading
 import time
@@ -20,7 +21,9 @@ from gunicorn.glogging import Logger as GunicornLogger
 
 from servekit.engine import current
 
-MAX_QUEUED = 10_000
+STDOUT = 1
+MAX_QUEUED_CHARS = 8 * 1024 * 1024
+MAX_MESSAGE_CHARS = 4 * 1024
 MAX_LINE_CHARS = 8 * 1024
 MAX_EXCEPTION_CHARS = 32 * 1024
 FLUSH_S = 2.0
@@ -29,54 +32,68 @@ FLUSH_S = 2.0
 class QueuedStdout(logging.Handler):
     """Formats in the caller's thread, writes in its own; drops, and says so later, rather than wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, fd: int = STDOUT, max_queued_chars: int = MAX_QUEUED_CHARS) -> None:
         super().__init__()
+        self._fd = fd
+        self._max_queued_chars = max_queued_chars
         self._pid = 0
+        self._new()
+
+    def _new(self) -> None:
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        # Each has one writer: `emit` holds the handler's lock, the other two belong to the thread.
+        self._put_chars = 0
+        self._written_chars = 0
+        self._reported = 0
         self._dropped = 0
-        self._queue: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._idle = threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._pid != os.getpid():
-            self._start()
-        if self._queue.qsize() >= MAX_QUEUED:
-            self._dropped += 1
-            return
+            # Threads, and what they were writing, stay behind at a fork.
+            self._pid = os.getpid()
+            self._new()
+            threading.Thread(target=self._write_all, name="servekit-log", daemon=True).start()
         try:
-            line = self.format(record)
+            line = self.format(record) + "\n"
         except Exception:  # noqa: BLE001 - a log line must not raise in the code that logs
             self.handleError(record)
             return
-        self._idle.clear()
-        self._queue.put(line)
+        if self._put_chars - self._written_chars + len(line) > self._max_queued_chars:
+            self._dropped += 1
+            return
+        self._put_chars += len(line)
+        self._lines.put(line)
 
-    def _start(self) -> None:
-        """A thread of this process: threads and what they were writing stay behind at a fork."""
-        self._pid = os.getpid()
-        self._queue = queue.SimpleQueue()
-        self._idle = threading.Event()
-        threading.Thread(target=self._write, args=(self._queue, self._idle), name="servekit-log", daemon=True).start()
-
-    def _write(self, lines: queue.SimpleQueue[str], idle: threading.Event) -> None:
+    def _write_all(self) -> None:
         while True:
-            if lines.empty():
-                idle.set()
-            line = lines.get()
-            if self._dropped:
-                line += f'\n{{"level":"warning","message":"{self._dropped} log records dropped"}}'
-                self._dropped = 0
+            line = self._lines.get()
+            dropped = self._dropped - self._reported
+            if dropped:
+                self._reported += dropped
+                self._write(self._report(dropped))
+            self._write(line)
+            self._written_chars += len(line)
+
+    def _write(self, text: str) -> None:
+        left = memoryview(text.encode("utf-8", "backslashreplace"))
+        while left:
             try:
-                os.write(1, (line + "\n").encode("utf-8", "backslashreplace"))
+                left = left[os.write(self._fd, left) :]
+            except BlockingIOError:
+                select.select([], [self._fd], [])
             except OSError:
-                return  # nobody can read any more; the queue fills and then drops
+                return  # nobody reads any more, and there is nobody to tell
+
+    def _report(self, dropped: int) -> str:
+        text = f"{dropped} log records dropped: nobody reads fast enough"
+        return self.format(logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, None, None)) + "\n"
 
     def flush(self) -> None:
-        """Wait until everything is written, but not for long."""
+        """Wait until what is queued by now is written, but not for long."""
         if self._pid == os.getpid():
-            deadline_s = time.monotonic() + FLUSH_S
-            while not self._queue.empty() and time.monotonic() < deadline_s:
-                time.sleep(0.01)
-            self._idle.wait(max(0.0, deadline_s - time.monotonic()))
+            goal, deadline_s = self._put_chars, time.monotonic() + FLUSH_S
+            while self._written_chars < goal and time.monotonic() < deadline_s:
+                time.sleep(0.005)
 
 
 class _Formatter(logging.Formatter):
@@ -88,22 +105,32 @@ class _Formatter(logging.Formatter):
             "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": _cut(record.getMessage(), MAX_LINE_CHARS),
+            "message": _cut(record.getMessage(), MAX_MESSAGE_CHARS),
         }
         if ids:
-            document["request_id"] = _cut(ids, MAX_LINE_CHARS)
+            document["request_id"] = _cut(ids, MAX_MESSAGE_CHARS // 4)
         for name, value in getattr(record, "fields", {}).items():
-            document[name] = _cut(value, MAX_LINE_CHARS) if isinstance(value, str) else value
+            document[name] = _cut(value, MAX_MESSAGE_CHARS // 4) if isinstance(value, str) else value
         if record.exc_info:
-            document["exception"] = _cut(self.formatException(record.exc_info), MAX_EXCEPTION_CHARS)
+            document["exception"] = _tail(self.formatException(record.exc_info), MAX_EXCEPTION_CHARS)
         return document
 
 
 class JsonFormatter(_Formatter):
-    """One JSON object per record, on one line."""
+    """One JSON object per record, on one line of at most MAX_LINE_CHARS, not counting the exception."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(self.fields(record), default=str)
+        document = self.fields(record)
+        line = json.dumps(document, default=str)
+        limit = MAX_LINE_CHARS + (MAX_EXCEPTION_CHARS if "exception" in document else 0)
+        if len(line) > limit:
+            # Escapes are up to six times as long as what they stand for (twelve outside the basic plane).
+            cut = {name: _cut(value, 60) for name, value in document.items() if isinstance(value, str)}
+            cut["message"] = _cut(document["message"], 400)
+            if "exception" in document:
+                cut["exception"] = _tail(document["exception"], MAX_EXCEPTION_CHARS // 12)
+            line = json.dumps(dict(list(cut.items())[:8]))
+        return line
 
 
 class TextFormatter(_Formatter):
@@ -112,21 +139,26 @@ class TextFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         document = self.fields(record)
         about = f" [{document['request_id']}]" if "request_id" in document else ""
-        message = (
-            document["message"].encode("unicode_escape").decode()
-            if _has_control(document["message"])
-            else (document["message"])
-        )
+        message = _visible(document["message"])
         line = f"{document['time'][11:-1]} {record.levelname:<7} {record.name}: {message}{about}"
-        return f"{line}\n{document['exception']}" if "exception" in document else line
+        trace = [_visible(text) for text in document.get("exception", "").splitlines()]
+        return "\n".join([line, *trace])
 
 
-def _has_control(text: str) -> bool:
-    return any(ord(character) < 32 or ord(character) == 127 for character in text)
+def _visible(text: str) -> str:
+    """Without characters that would move a terminal's cursor, or start a line that we did not write."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[:limit] + "..."
+
+
+def _tail(text: str, limit: int) -> str:
+    """The end of a traceback is what names the error."""
+    return text if len(text) <= limit else "..." + text[-limit:]
 
 
 HANDLER = QueuedStdout()

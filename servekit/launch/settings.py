@@ -7,6 +7,7 @@ came from, and the start-up log says so in one line.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,10 @@ from servekit.launch.target import Target, locate
 PREFIX = "SERVEKIT_"
 MAX_AUTO_WORKERS = 4
 MEBIBYTE = 1024 * 1024
+WHOLE = re.compile(r"[0-9]{1,18}")
+LEVELS = ("debug", "info", "warning", "error", "critical")
+# Not options, but not typing errors either.
+INTERNAL = frozenset([PREFIX + "WORKERS_EFFECTIVE"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class Option:
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def convert(text: str) -> int:
-        if not text.strip().isdigit() or not low <= int(text) <= high:
+        if not WHOLE.fullmatch(text.strip()) or not low <= int(text) <= high:
             raise ValueError(f"a whole number from {low} to {high}")
         return int(text)
 
@@ -86,7 +91,7 @@ def _switch(text: str) -> bool:
 def _workers(text: str) -> int | Literal["auto"]:
     if text.strip().lower() == "auto":
         return "auto"
-    if not text.strip().isdigit() or not 1 <= int(text) <= MAX_WORKERS:
+    if not WHOLE.fullmatch(text.strip()) or not 1 <= int(text) <= MAX_WORKERS:
         raise ValueError(f"auto or a whole number from 1 to {MAX_WORKERS}")
     return int(text)
 
@@ -116,8 +121,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("nan", _choice("error", "null"), "error", "NaN in JSON replies: refuse, or write null", "error|null"),
     Option("docs", _switch, "off", "serve /docs and /openapi.json", "on|off"),
     Option("access_log", _switch, "on", "a log line per request", "on|off"),
-    Option("log_format", _choice("auto", "json", "text"), "auto", "text on a terminal, else JSON lines", "auto|json|text"),
-    Option("log_level", _choice("debug", "info", "warning", "error", "critical"), "info", "least level logged", "LEVEL"),
+    Option("log_format", _choice("auto", "json", "text"), "auto", "text on a terminal, else JSON", "auto|json|text"),
+    Option("log_level", _choice(*LEVELS), "info", "least level logged", "|".join(LEVELS)),
 )  # fmt: skip
 BY_NAME = {option.name: option for option in OPTIONS}
 
@@ -205,7 +210,7 @@ def resolve(
     }
     plain = {name: value.value for name, value in values.items() if name not in ("workers", "drain_s", "finish_s")}
     plain["model_dir"] = model_dir or target.directory
-    variables = {option.variable for option in OPTIONS} | {PREFIX + "TARGET"}
+    variables = {option.variable for option in OPTIONS} | {PREFIX + "TARGET"} | INTERNAL
     return Settings(
         target=target,
         platform=platform.value,
@@ -232,7 +237,7 @@ def _value(
     for platform in platforms:
         for variable, convert in platform.variables.get(option.name, ()):
             if environ.get(variable):
-                value = _convert(convert, environ[variable], variable, option.name)
+                value = _translate(convert, environ[variable], variable, option.name)
                 return Value(_convert(option.convert, str(value), variable, option.name), variable)
     return Value(None if option.default is None else option.convert(option.default), "default")
 
@@ -242,6 +247,14 @@ def _convert(convert: Callable[[str], Any], text: str, origin: str, name: str) -
         return convert(text)
     except ValueError as error:
         raise ConfigError(f"{name}: expected {error}, got {text!r} (from {origin})") from error
+
+
+def _translate(convert: Callable[[str], Any], text: str, variable: str, name: str) -> Any:
+    """A platform's own conversion, whose complaint is a sentence of its own."""
+    try:
+        return convert(text)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {variable} is {text!r}: {error}") from error
 
 
 def _platform(flags: Mapping[str, str | None], environ: Mapping[str, str], known: Mapping[str, Platform]) -> Value:
@@ -313,6 +326,7 @@ def _model_dir(asked: Value, platforms: list[Platform], cwd: Path) -> tuple[Path
 
 def _has_entries(directory: Path) -> bool:
     try:
-        return any(os.scandir(directory))
+        with os.scandir(directory) as entries:
+            return any(entries)
     except OSError:
         return False

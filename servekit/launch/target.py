@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-import os
 import re
 import sys
 from dataclasses import dataclass
@@ -148,8 +147,8 @@ def _import(target: Target) -> ModuleType:
             raise
     assert target.path is not None  # noqa: S101 - a file target always has one
     _first_on_path(target.path.parent)
-    if not os.access(target.path.parent, os.W_OK):
-        sys.dont_write_bytecode = True
+    # The platform's model directory is not ours to write into, and may be read-only.
+    sys.dont_write_bytecode = True
     name = target.path.stem if target.path.stem.isidentifier() else "predictor"
     spec = importlib.util.spec_from_file_location(name, target.path)
     if spec is None or spec.loader is None:

@@ -13,7 +13,7 @@ from gunicorn.workers.base import Worker
 
 from servekit.http.protocol import HeadLimits, LimitedProtocol
 from servekit.launch.gunicorn import BACKLOG
-from servekit.launch.worker import BEAT_S, WorkerLife
+from servekit.launch.worker import BEAT_S, MARGIN_S, WorkerLife
 
 
 class _Server(uvicorn.Server):
@@ -48,31 +48,34 @@ class UvicornWorker(WorkerLife, Worker):  # type: ignore[misc]
             server_header=False,
             backlog=BACKLOG,
             timeout_keep_alive=int(settings.keep_alive_s),
-            timeout_graceful_shutdown=max(1, int(self.finish_s)),
+            # uvicorn hands it to asyncio.wait_for, which takes fractions.
+            timeout_graceful_shutdown=max(0.0, settings.drain.finish_s - MARGIN_S),  # type: ignore[arg-type]
         )
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(self._main(_Server(config)))
         self.end()
 
     async def _main(self, server: _Server) -> None:
-        server.server_state.default_headers = []
         heart = asyncio.ensure_future(self._heart(server))
+        replaces = self.board.ever_ready
         self.service.start()
-        if self.board.ever_ready:
-            while not self.service.loaded.is_set() and self.alive:
-                await asyncio.sleep(BEAT_S / 10)
-        if self.alive and (self.service.fatal is None or not self.board.ever_ready):
+        # A worker that replaces another loads before it accepts: callers have somebody else to go to.
+        while replaces and self.alive and not self.service.loaded.is_set():  # noqa: ASYNC110 - a thread sets it
+            await asyncio.sleep(BEAT_S / 10)
+        if self.alive and not (replaces and self.service.fatal):
             await server.serve(sockets=[listener.sock for listener in self.sockets])
         heart.cancel()
 
     async def _heart(self, server: _Server) -> None:
         """Beats through start and shutdown alike, on the loop's monotonic clock."""
-        announced = False
+        announced = given_up = False
         while True:
             if not self.beat():
                 server.should_exit = True
-                server.force_exit = server.force_exit or self.quick or self.service.fatal is not None
-                self.alive = False
+                server.force_exit = self.quick or self.service.fatal is not None
+                if not given_up and self.giving_up():
+                    given_up = True
+                    asyncio.get_running_loop().run_in_executor(None, self.service.stop, 0.0)
             if self.board.draining and not announced:
                 announced = True
                 self._announce(server)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import faulthandler
+import importlib
 import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from servekit.errors import ConfigError, LoadFailed, ServeError
+from servekit.contract import State
+from servekit.errors import ConfigError, LoadFailed
 from servekit.launch import logs
 from servekit.launch.board import Board, Phase
-from servekit.launch.gunicorn import BOOT_ERROR, FINISH, WORKER_MARGIN_S, Application
+from servekit.launch.gunicorn import BOOT_ERROR, FINISH, Application
 from servekit.launch.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,17 +26,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("servekit.launch")
 
-BEAT_S = 0.5
+BEAT_S = 0.25
+# A worker's own deadline ends a little before the master's kill.
+MARGIN_S = 0.5
+GIVE_UP_S = 1.0
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class WorkerLife:
     """Mixed into a gunicorn worker class."""
 
     app: Application
+    service: Service
     slot: int
     ppid: int
     alive: bool
     quick = False
+    _stop_by_s: float | None = None
 
     @property
     def board(self) -> Board:
@@ -40,19 +52,34 @@ class WorkerLife:
     def settings(self) -> Settings:
         return self.app.settings
 
-    @property
-    def finish_s(self) -> float:
-        """Seconds that this worker has to finish once it is told to."""
-        return max(0.0, self.settings.drain.finish_s - WORKER_MARGIN_S)
+    def left_s(self) -> float:
+        """Seconds that this worker still has to finish, from the moment it was first told to."""
+        if self._stop_by_s is None:
+            self._stop_by_s = time.monotonic() + max(0.0, self.settings.drain.finish_s - MARGIN_S)
+        return 0.0 if self.quick else max(0.0, self._stop_by_s - time.monotonic())
+
+    def giving_up(self) -> bool:
+        """Is it time to refuse what still waits for the model, while there is time to say so?"""
+        return self.left_s() < min(GIVE_UP_S, self.settings.drain.finish_s / 4)
 
     def init_signals(self) -> None:
         """SIGTERM and SIGINT are the master's business, even when the whole group gets them."""
         for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGWINCH"):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+            # A handler, since SIG_IGN would be inherited by the programs that a predictor starts.
+            signal.signal(getattr(signal, name), self._on_nothing)
+            signal.siginterrupt(getattr(signal, name), False)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGABRT, signal.SIG_DFL)
         signal.signal(FINISH, self._on_finish)
         signal.signal(signal.SIGQUIT, self._on_quit)
+        # The master aborts a worker whose heart has stopped; and native code crashes. Say where.
+        faulthandler.enable()
+        # A master that is killed takes its workers along; getppid() below is for where there is no prctl.
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+    def _on_nothing(self, _signal: int, _frame: Any) -> None:
+        return
 
     def _on_finish(self, _signal: int, _frame: Any) -> None:
         self.alive = False
@@ -63,55 +90,44 @@ class WorkerLife:
 
     def load_wsgi(self) -> None:
         """Build the service; a refusal is one line in the log and the exit code that means "does not boot"."""
-        from servekit.launch.service import build_service
-
         settings = self.settings
         logs.configure(settings.log_format, settings.log_level, access_log=settings.access_log)
+        module, _, name = self.app.builder.partition(":")
         try:
-            self.service: Service = build_service(settings, self.board, self.slot)
+            build: Callable[[Settings, Board, int], Service] = getattr(importlib.import_module(module), name)
+            self.service = build(settings, self.board, self.slot)
         except ConfigError as error:
-            logger.error("start refused: %s", error.message)  # noqa: TRY400 - the user's mistake, not our trace
+            logger.error("start refused: %s", error.message)
             self.leave(BOOT_ERROR)
         except LoadFailed as error:
-            logger.error("start refused: %s", error.message, exc_info=error.cause or error)  # noqa: TRY400
+            logger.error("start refused: %s", error.message, exc_info=error.cause or error)
             self.leave(BOOT_ERROR)
-        except ServeError:
-            raise
-        except Exception:
+        except BaseException:  # the user's module may even call sys.exit
             logger.exception("start refused: unexpected error")
             self.leave(BOOT_ERROR)
+        self.board.set_state(self.slot, State.STARTING)
 
     def beat(self) -> bool:
         """Tell the master that this worker lives; False once it should end."""
         self.tmp.notify()  # type: ignore[attr-defined]
         if os.getppid() != self.ppid:
             logger.error("the master is gone; worker %d ends", os.getpid())
-            self.quick = True
-            return False
-        if self.service.fatal is not None and not self.board.ever_ready:
-            return False
-        return self.alive and self.board.phase is not Phase.STOP
+            self.alive, self.quick = False, True
+        if self.service.fatal is not None or self.board.phase is Phase.STOP:
+            self.alive = False
+        return self.alive
 
     def leave(self, code: int = 0) -> NoReturn:
         """End this process now: native threads of a model may hang in an orderly exit."""
         logs.HANDLER.flush()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or there is none
+                stream.flush()
         os._exit(code)
 
     def end(self) -> NoReturn:
         """Stop the engine and leave with the code that tells the master why."""
         if self.service.fatal is not None:
             self.leave(BOOT_ERROR)
-        self.service.stop(0.0 if self.quick else 1.0)
+        self.service.stop(min(GIVE_UP_S, self.left_s()))
         self.leave(0)
-
-    def wait_for_model(self, sleep: Any = time.sleep) -> bool:
-        """Load before accepting, as a worker that replaces another must; False if it should end instead."""
-        while not self.service.loaded.is_set():
-            if not self.beat():
-                return False
-            sleep(BEAT_S)
-        if self.service.fatal is not None:
-            self.leave(BOOT_ERROR)
-        return True
