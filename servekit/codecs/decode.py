@@ -62,7 +62,7 @@ def decode(call: Infer, signature: Signature, limits: Limits) -> Decoded:
     if kind == "text/plain" and isinstance(spec, Text):
         return Decoded(1, {name: [decode_text(body, charset_of(parameters))]}, ITEM)
     if isinstance(spec, Image) and (_is_picture(kind) or kind == OCTETS):
-        return Decoded(1, {name: image.decode(body, spec, limits, "image")[None]}, ITEM)
+        return Decoded(1, {name: image.decode(body, spec, limits, name)[None]}, ITEM)
     if isinstance(spec, File) and (_is_picture(kind) or kind == OCTETS):
         return Decoded(1, {name: [body]}, ITEM)
     raise _unsupported(call.content_type, signature)
@@ -127,7 +127,7 @@ def _sniff(call: Infer, signature: Signature, limits: Limits, *, urlencoded: boo
             if fields is not None:
                 return fields
         if only is not None and isinstance(only[1], Image):
-            return Decoded(1, {only[0]: image.decode(call.body, only[1], limits, "image")[None]}, ITEM)
+            return Decoded(1, {only[0]: image.decode(call.body, only[1], limits, only[0])[None]}, ITEM)
     if only is not None and isinstance(only[1], File):
         return Decoded(1, {only[0]: [call.body]}, ITEM)
     return jsonbody.decode(call, call.body, signature, limits)

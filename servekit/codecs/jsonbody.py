@@ -51,7 +51,7 @@ def decode(call: Infer, body: bytes | str, signature: Signature, limits: Limits)
     only = signature.only_input
     scalar = not isinstance(document, (dict, list))
     if only and (isinstance(only[1], Json) or (scalar and isinstance(only[1], (Text, Tensor)))):
-        return Decoded(1, {only[0]: column_of([document], only[1], lambda _: "body", limits)}, ITEM)
+        return Decoded(1, {only[0]: column_of([document], only[1], lambda _: only[0], limits)}, ITEM)
     raise InvalidInput(f"body: expected {_forms(call, signature)}, got {_keys(document)}")
 
 
@@ -79,7 +79,7 @@ def rows(
         name, spec = only
         if not isinstance(spec, Json) and any(isinstance(value, dict) for value in values):
             values = [_unwrap(value, name, spec) for value in values]
-        return {name: column_of(values, spec, where, limits, may_hold_bools=bools)}
+        return {name: column_of(values, spec, lambda i: f"{name} at {where(i)}", limits, may_hold_bools=bools)}
     for i, value in enumerate(values):
         _check_names(value, signature, where(i))
     return {

@@ -87,11 +87,10 @@ def test_serve_takes_its_target_from_the_environment_and_ignores_what_it_does_no
         server.process.kill()
 
 
-@pytest.mark.parametrize("worker", ["uvicorn", "gevent"])
-def test_a_log_that_nobody_reads_stops_nothing(folder: Path, worker: str) -> None:
+def test_a_log_that_nobody_reads_stops_nothing(folder: Path) -> None:
     port = free_port()
     arguments = [script("servekit"), "run", "predictor.py", "--platform", "sagemaker", "--drain-s", "0"]
-    arguments += ["--workers", "1", "--worker", worker, "--port", str(port)]
+    arguments += ["--workers", "1", "--port", str(port)]
     with subprocess.Popen(arguments, cwd=folder, env=clean_environ(), stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)

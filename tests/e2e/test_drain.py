@@ -94,13 +94,15 @@ def test_requests_in_flight_are_finished(worker: str) -> None:
 
 @WORKERS
 def test_idle_connections_do_not_hold_up_the_end(worker: str) -> None:
-    with serve(SLOW, "--worker", worker, "--workers", "1", "--drain-s", "0", platform="sagemaker") as server:
-        with httpx2.Client(base_url=server.url) as client:
-            assert client.get("/ping").status_code == 200
-            told_s = time.monotonic()
-            server.terminate()
-            assert server.wait(10) == 0
-            assert time.monotonic() - told_s < 5
+    with (
+        serve(SLOW, "--worker", worker, "--workers", "1", "--drain-s", "0", platform="sagemaker") as server,
+        httpx2.Client(base_url=server.url) as client,
+    ):
+        assert client.get("/ping").status_code == 200
+        told_s = time.monotonic()
+        server.terminate()
+        assert server.wait(10) == 0
+        assert time.monotonic() - told_s < 5
 
 
 @WORKERS

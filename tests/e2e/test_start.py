@@ -39,7 +39,7 @@ def refused(*arguments: str, environ: dict[str, str] | None = None, command: str
         ([SLOW, "--workers", "0"], {}, ["workers", "'0'"]),
         ([SLOW, "--model-dir", "/nowhere"], {}, ["model_dir", "/nowhere"]),
         ([SLOW, "--platform", "sagemaker", "--drain-s", "40"], {}, ["40 s to linger", "30 s after SIGTERM"]),
-        ([SLOW, "--platform", "sagemaker", "--finish-s", "25"], {}, ["8 s to linger + 25 s to finish + 2 s margin = 35 s"]),
+        ([SLOW, "--platform", "sagemaker", "--finish-s", "25"], {}, ["8 s to linger + 25 s to finish + 2 s margin"]),
         (
             [SLOW],
             {"SAGEMAKER_BIND_TO_PORT": "8080", "PSC_MODEL_PORT": "8080"},

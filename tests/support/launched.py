@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,10 +78,8 @@ class Launched:
     def raw(self, data: bytes, timeout_s: float = 10.0) -> bytes:
         """What comes back on one connection until the server closes it."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s) as client:
-            try:
+            with suppress(BrokenPipeError, ConnectionResetError):
                 client.sendall(data)
-            except (BrokenPipeError, ConnectionResetError):
-                pass
             return receive(client)
 
     def refuses(self) -> bool:
@@ -96,11 +94,9 @@ class Launched:
 
 def receive(client: socket.socket) -> bytes:
     got = b""
-    try:
+    with suppress(ConnectionResetError):
         while chunk := client.recv(65536):
             got += chunk
-    except ConnectionResetError:
-        pass
     return got
 
 
@@ -135,8 +131,6 @@ def launch(
             until(server.ready)
         yield server
     finally:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
