@@ -1,0 +1,194 @@
+"""ONNX files served without code: real graphs, made here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from serving import serve
+
+from servekit.backends.onnx import Session, predictor_class
+from servekit.errors import ConfigError, LoadFailed
+from servekit.signature import Json, Tensor
+from servekit.testing import Client
+
+FLOAT, INT64, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
+
+
+def value(name: str, dtype: int, shape: list[Any]) -> Any:
+    return helper.make_tensor_value_info(name, dtype, shape)
+
+
+def save(path: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any], domains: tuple[str, ...] = ("",)) -> Path:
+    graph = helper.make_graph(nodes, "test", inputs, outputs)
+    versions = {"": 17, "ai.onnx.ml": 3}
+    opsets = [helper.make_opsetid(domain, versions[domain]) for domain in domains]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    return path
+
+
+def add(path: Path, batch: Any = "N", dtype: int = FLOAT, tail: tuple[Any, ...] = (3,)) -> Path:
+    """`a` + `b.c`, the second name being no Python identifier."""
+    shape = [batch, *tail]
+    return save(
+        path,
+        [helper.make_node("Add", ["a", "b.c"], ["sum"])],
+        [value("a", dtype, shape), value("b.c", dtype, shape)],
+        [value("sum", dtype, shape)],
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        (FLOAT, "float32"),
+        (TensorProto.DOUBLE, "float64"),
+        (INT64, "int64"),
+        (TensorProto.INT32, "int32"),
+        (TensorProto.FLOAT16, "float16"),
+        (TensorProto.UINT32, "uint32"),
+    ],
+)
+def test_dtypes_and_names_come_from_the_graph(tmp_path: Path, dtype: int, name: str) -> None:
+    path = add(tmp_path / "model.onnx", dtype=dtype)
+    cls = predictor_class(path)
+    assert cls.inputs == {"a": Tensor(name, (3,)), "b.c": Tensor(name, (3,))}
+    assert cls.outputs == {"sum": Tensor(name, (3,))}
+    with Client(path, platform="sagemaker") as client:
+        rows = [{"a": [1, 2, 3], "b.c": [4, 5, 6]}, {"a": [0, 0, 0], "b.c": [1, 1, 1]}]
+        reply = client.post("/invocations", json={"instances": rows})
+        assert reply.json() == {"predictions": [[5, 7, 9], [1, 1, 1]]}
+
+
+def test_errors_say_which_input_what_was_expected_and_what_came(tmp_path: Path) -> None:
+    with Client(add(tmp_path / "model.onnx"), platform="sagemaker") as client:
+        for row, says in [
+            ({"a": [1, 2, 3]}, "instances[0].b.c: expected float32 of shape (3,), got nothing"),
+            ({"a": [1, 2], "b.c": [1, 2, 3]}, "instances[0].a: expected float32 of shape (3,), got shape (2,)"),
+            ({"a": [1, 2, "x"], "b.c": [1, 2, 3]}, 'instances[0].a[2]: expected float32 of shape (3,) (a number), got the string "x"'),
+        ]:  # fmt: skip
+            reply = client.post("/invocations", json={"instances": [row]})
+            assert reply.status_code == 400
+            assert says in reply.json()["message"]
+
+
+def test_free_dimensions_may_differ_between_rows(tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "model.onnx",
+        [helper.make_node("ReduceMax", ["x"], ["top"], axes=[1], keepdims=0)],
+        [value("x", FLOAT, ["N", "length"])],
+        [value("top", FLOAT, ["N"])],
+    )
+    assert predictor_class(path).inputs == {"x": Tensor("float32", (None,))}
+    with Client(path, platform="sagemaker") as client:
+        reply = client.post("/invocations", json={"instances": [[1, 5], [2], [3, 4]]})
+        assert reply.json() == {"predictions": [5.0, 2.0, 4.0]}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_fixed_batch_is_padded_and_cut(tmp_path: Path, batch: int) -> None:
+    path = add(tmp_path / "model.onnx", batch=batch)
+    assert predictor_class(path).batching.max_size == batch
+    with Client(path, platform="sagemaker") as client:
+        rows = [{"a": [i, 0, 0], "b.c": [0, 0, 0]} for i in range(6)]
+        reply = client.post("/invocations", json={"instances": rows})
+        assert reply.json() == {"predictions": [[i, 0, 0] for i in range(6)]}
+
+
+def test_an_output_without_a_batch_dimension_is_served_row_by_row(tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "model.onnx",
+        [helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0)],
+        [value("x", FLOAT, ["N", 2])],
+        [value("total", FLOAT, [])],
+    )
+    assert predictor_class(path).batching.max_size == 1
+    with Client(path, platform="sagemaker") as client:
+        assert client.post("/invocations", json=[[1, 2], [3, 4]]).json() == {"predictions": [3.0, 7.0]}
+
+
+def test_strings_and_maps(tmp_path: Path) -> None:
+    """What scikit-learn's converters make: a label, and a map of probabilities for each row."""
+    path = save(
+        tmp_path / "model.onnx",
+        [
+            helper.make_node("Identity", ["words"], ["same"]),
+            helper.make_node("ZipMap", ["scores"], ["probabilities"], domain="ai.onnx.ml", classlabels_strings=["no", "yes"]),
+        ],
+        [value("words", STRING, ["N", 1]), value("scores", FLOAT, ["N", 2])],
+        [
+            value("same", STRING, ["N", 1]),
+            helper.make_value_info(
+                "probabilities",
+                helper.make_sequence_type_proto(helper.make_map_type_proto(STRING, helper.make_tensor_type_proto(FLOAT, []))),
+            ),
+        ],
+        ("", "ai.onnx.ml"),
+    )  # fmt: skip
+    cls = predictor_class(path)
+    assert cls.inputs["words"] == Tensor("str", (1,))
+    assert cls.outputs["probabilities"] == Json()
+    with Client(path, platform="sagemaker") as client:
+        rows = [{"words": ["grün"], "scores": [0.25, 0.75]}, {"words": ["b"], "scores": [1, 0]}]
+        assert client.post("/invocations", json={"instances": rows}).json() == {
+            "predictions": [
+                {"same": ["grün"], "probabilities": {"no": 0.25, "yes": 0.75}},
+                {"same": ["b"], "probabilities": {"no": 1.0, "yes": 0.0}},
+            ]
+        }
+
+
+def scalar(path: Path) -> Path:
+    return save(path, [helper.make_node("Neg", ["x"], ["y"])], [value("x", FLOAT, [])], [value("y", FLOAT, [])])
+
+
+def two_batches(path: Path) -> Path:
+    return save(
+        path,
+        [helper.make_node("Identity", ["x"], ["y"]), helper.make_node("Identity", ["w"], ["z"])],
+        [value("x", FLOAT, [2, 1]), value("w", FLOAT, [3, 1])],
+        [value("y", FLOAT, [2, 1]), value("z", FLOAT, [3, 1])],
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [(scalar, "'x' is a scalar"), (two_batches, r"different batch dimensions \(x \[2, 1\], w \[3, 1\]\)")],
+)
+def test_models_without_a_batch_are_refused(tmp_path: Path, make: Callable[[Path], Path], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        predictor_class(make(tmp_path / "model.onnx"))
+
+
+def test_a_broken_file_is_named_and_ends_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"not a model")
+    with pytest.raises(LoadFailed, match=r"model\.onnx: not a model that onnxruntime can run"):
+        Session(path)
+    with serve(str(path), platform="sagemaker", ready=False) as server:
+        assert server.wait(30) != 0
+        assert "model.onnx: not a model that onnxruntime can run" in server.log
+
+
+def test_a_real_server_on_a_real_file(tmp_path: Path) -> None:
+    import httpx2
+
+    path = add(tmp_path / "model.onnx")
+    with serve(str(path), "--workers", "2", platform="all") as server:
+        row = {"a": [1, 2, 3], "b.c": [4, 5, 6]}
+        reply = httpx2.post(server.url + "/invocations", json={"instances": [row]})
+        assert reply.json() == {"predictions": [[5.0, 7.0, 9.0]]}
+        assert httpx2.post(server.url + "/", json={"req_data": [row]}).json() == {
+            "resp_data": [{"sum": [5.0, 7.0, 9.0]}]
+        }
+
+
+def test_a_session_for_a_users_own_predictor(tmp_path: Path) -> None:
+    session = Session(add(tmp_path / "model.onnx"))
+    ones = np.ones((2, 3), np.float32)
+    assert session.run({"a": ones, "b.c": ones})["sum"].tolist() == [[2, 2, 2], [2, 2, 2]]
