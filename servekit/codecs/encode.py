@@ -205,7 +205,7 @@ def _csv(columns: Mapping[str, Column], rows: int, signature: Signature) -> byte
         cells: list[str] = []
         for name in signature.outputs:
             value = columns[name][i]
-            cells += [_cell(item) for item in np.ravel(value).tolist()] if np.ndim(value) else [_cell(value)]
+            cells += [_cell(item) for item in np.ravel(value)] if np.ndim(value) else [_cell(value)]
         writer.writerow(cells)
     return buffer.getvalue().encode("utf-8", "replace")
 

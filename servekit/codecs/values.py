@@ -217,7 +217,7 @@ def describe(value: Any) -> str:
         case bool():
             return "true" if value else "false"
         case int() | float():
-            return f"{value:.17g}" if isinstance(value, float) else str(value)
+            return repr(value)
         case str():
             return f'the string "{shown(value)}"'
         case list():

@@ -27,6 +27,8 @@ from servekit.launch.worker import BEAT_S, WorkerLife
 logger = logging.getLogger("servekit.launch")
 
 READ_BYTES = 64 * 1024
+# How long the last replies may take to be written.
+CUT_OFF_S = 0.2
 
 
 class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
@@ -43,7 +45,7 @@ class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         self._busy = 0
-        self._requests: set[Any] = set()
+        self._requests: dict[Any, Any] = {}  # and the greenlet of each
         self.patch()
         hub.reinit()
         super(StockGeventWorker, self).init_process()
@@ -87,6 +89,7 @@ class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
                 given_up = True
                 gevent.get_hub().threadpool.spawn(self.service.stop, 0.0)
             gevent.sleep(BEAT_S / 10)
+        gevent.killall(list(self._requests.values()), exception=self.cut_off(), timeout=CUT_OFF_S)
 
     # --- connections ---
 
@@ -108,12 +111,12 @@ class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
                     with gevent.Timeout(settings.header_timeout_s, late):
                         request = next(parser)
                     self._check_head(request)
-                    self._requests.add(request)
+                    self._requests[request] = gevent.getcurrent()
                     if self.board.draining:
                         request.force_close()
                     self.handle_request(name, request, client, addr)
                 finally:
-                    self._requests.discard(request)
+                    self._requests.pop(request, None)
                     self._busy -= 1
                 idle_s = settings.keep_alive_s
         except (StopIteration, NoMoreData):

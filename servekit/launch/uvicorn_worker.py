@@ -37,7 +37,7 @@ class UvicornWorker(WorkerLife, Worker):  # type: ignore[misc]
             draining=lambda: self.board.draining,
         )
         config = uvicorn.Config(
-            self.service.asgi_app(),
+            self._answered(self.service.asgi_app()),
             http=partial(LimitedProtocol, limits=limits),  # type: ignore[arg-type]
             loop="uvloop",
             ws="none",
@@ -54,6 +54,28 @@ class UvicornWorker(WorkerLife, Worker):  # type: ignore[misc]
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(self._main(_Server(config)))
         self.end()
+
+    def _answered(self, app: Any) -> Any:
+        """The app, whose requests are told why when uvicorn cancels them at the end of its patience."""
+
+        async def answered(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await app(scope, receive, send)
+                return
+            except asyncio.CancelledError:
+                # uvicorn's `send` is a method of the request's cycle.
+                if send.__self__.response_started:
+                    raise
+            reply = self.service.error_reply(self.cut_off())
+            headers = [
+                (b"content-type", reply.media_type.encode("latin-1")),
+                (b"content-length", b"%d" % len(reply.body)),
+                *((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers),
+            ]
+            await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+            await send({"type": "http.response.body", "body": reply.body})
+
+        return answered
 
     async def _main(self, server: _Server) -> None:
         heart = asyncio.ensure_future(self._heart(server))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from servekit.contract import State
-from servekit.errors import ConfigError, LoadFailed
+from servekit.errors import ConfigError, LoadFailed, NotReady
 from servekit.launch import logs
 from servekit.launch.board import Board, Phase
 from servekit.launch.gunicorn import BOOT_ERROR, FINISH, Application
@@ -58,6 +58,11 @@ class WorkerLife:
             self._stop_by_s = time.monotonic() + max(0.0, self.settings.drain.finish_s - MARGIN_S)
         return 0.0 if self.quick else max(0.0, self._stop_by_s - time.monotonic())
 
+    @staticmethod
+    def cut_off() -> NotReady:
+        """What a request is told that is still running when the time to finish is over."""
+        return NotReady("the server stopped before this request was answered")
+
     def giving_up(self) -> bool:
         """Is it time to refuse what still waits for the model, while there is time to say so?"""
         return self.left_s() < min(GIVE_UP_S, self.settings.drain.finish_s / 4)
@@ -73,7 +78,8 @@ class WorkerLife:
         signal.signal(FINISH, self._on_finish)
         signal.signal(signal.SIGQUIT, self._on_quit)
         # The master aborts a worker whose heart has stopped; and native code crashes. Say where.
-        faulthandler.enable()
+        if sys.stderr is not None:
+            faulthandler.enable()
         # A master that is killed takes its workers along; getppid() below is for where there is no prctl.
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -97,14 +97,16 @@ def test_idle_connections_do_not_hold_up_the_end(worker: str, control: Path) -> 
         assert time.monotonic() - started_s < 2.5
 
 
-def test_what_does_not_finish_in_time_is_cut_off(worker: str, control: Path) -> None:
-    with launch(control, worker=worker, finish_s=1.0) as server, server.connect() as stuck:
-        stuck.request("GET", "/slow/60")
+def test_what_does_not_finish_in_time_is_cut_off_and_told_so(worker: str, control: Path) -> None:
+    with launch(control, worker=worker, finish_s=1.2) as server:
+        stuck = in_background(lambda: server.get("/slow/60"))
         until(lambda: server.get("/under-way").body == b"1")
         started_s = time.monotonic()
         server.process.terminate()
         assert server.process.wait(10) == 0
         assert 0.4 < time.monotonic() - started_s < 2.5
+        assert stuck().status == 503
+        assert json.loads(stuck().body) == {"fake": "the server stopped before this request was answered"}
 
 
 @pytest.mark.parametrize(
@@ -128,6 +130,16 @@ def test_told_to_end_while_loading_it_ends_at_once_with_0(worker: str, control: 
     with launch(control, worker=worker, linger_s=30.0, finish_s=30.0, ready=False) as server:
         # It accepts, and says that it is not ready.
         until(lambda: _status(server) == 503)
+        started_s = time.monotonic()
+        server.process.terminate()
+        assert server.process.wait(10) == 0
+        assert time.monotonic() - started_s < 2.5
+
+
+def test_told_to_end_while_it_still_imports_it_ends_at_once_with_0(worker: str, control: Path) -> None:
+    (control / "build_s").write_text("60")
+    with launch(control, worker=worker, linger_s=30.0, finish_s=30.0, ready=False) as server:
+        until(lambda: (control / "building").exists())
         started_s = time.monotonic()
         server.process.terminate()
         assert server.process.wait(10) == 0
@@ -203,6 +215,18 @@ def test_a_replacement_that_loads_for_too_long_is_replaced_as_well(control: Path
         assert len(server.pids(2) - {victim}) == 2
 
 
+def test_a_replacement_that_still_imports_does_not_hold_up_the_end(control: Path) -> None:
+    with launch(control, workers=2, finish_s=30.0) as server:
+        victim = min(server.pids(2))
+        (control / "build_s").write_text("60")
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: (control / "building").exists())
+        started_s = time.monotonic()
+        server.process.terminate()
+        assert server.process.wait(10) == 0
+        assert time.monotonic() - started_s < 2.5
+
+
 def test_a_master_that_cannot_start_a_worker_tries_again(control: Path) -> None:
     with launch(control, workers=2) as server:
         before = server.pids(2)
@@ -224,6 +248,14 @@ def test_gevent_patches_nothing(control: Path) -> None:
 def test_without_its_master_no_worker_stays(worker: str, control: Path) -> None:
     with launch(control, worker=worker, workers=2) as server:
         server.pids(2)
+        server.process.kill()
+        until(server.refuses, timeout_s=2.0)
+
+
+def test_without_its_master_not_even_a_worker_that_still_imports_stays(control: Path) -> None:
+    (control / "build_s").write_text("60")
+    with launch(control, ready=False) as server:
+        until(lambda: (control / "building").exists())
         server.process.kill()
         until(server.refuses, timeout_s=2.0)
 

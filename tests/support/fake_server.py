@@ -1,6 +1,7 @@
 """The launcher around a service without a model: `python fake_server.py '{"worker": "gevent", "port": 1234, ...}'`.
 
 What the service does is in files of the `control` directory, read anew by each worker:
+    build_s   seconds that building the service takes (as an import does); it makes the file `building` first
     load_s    seconds that the load takes
     fail      the load fails with this text
     refuse    the service cannot be built, for this reason
@@ -111,6 +112,9 @@ def read(path: Path) -> str:
 
 
 def build(settings: Settings, board: Board, slot: int) -> FakeService:
+    if seconds := read(settings.model_dir / "build_s"):
+        (settings.model_dir / "building").touch()
+        time.sleep(float(seconds))
     if reason := read(settings.model_dir / "refuse"):
         raise ConfigError(reason)
     return FakeService(board, slot, settings.model_dir)

@@ -1,0 +1,119 @@
+"""numpy's files: every layout, and every lie in a header."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import zipfile
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import npy, npz, npz_bomb
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from servekit.codecs import npy as codec
+from servekit.codecs.nouns import Limits
+from servekit.errors import InvalidInput, ServeError, TooLarge
+
+LIMITS = Limits(max_array_bytes=1_000_000)
+
+
+@given(arrays.arrays(st.sampled_from(["f4", ">f8", "i2", "u1", "?"]), arrays.array_shapes(max_dims=4, min_side=0)))
+def test_round_trip(array: np.ndarray[Any, Any]) -> None:
+    for layout in (np.ascontiguousarray(array), np.asfortranarray(array)):
+        found = codec.decode(npy(layout), "x")
+        assert found.shape == array.shape
+        assert found.dtype == array.dtype
+        np.testing.assert_array_equal(found, array)
+    np.testing.assert_array_equal(np.load(io.BytesIO(codec.encode(array))), array)
+
+
+def test_the_data_is_not_copied() -> None:
+    body = npy(np.arange(1000))
+    found = codec.decode(body, "x")
+    assert not found.flags.owndata
+    assert not found.flags.writeable
+
+
+def header(text: str, data: bytes = b"") -> bytes:
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode() + data
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (npy(np.array([{}]), allow_pickle=True), "object"),
+        (npy(np.zeros(3))[:-1], "24 bytes of data, got 23"),
+        (npy(np.zeros(3)) + b"x", "24 bytes of data, got 25"),
+        (b"", "npy"),
+        (b"\x93NUMPY", "npy"),
+        (b"\x93NUMPY\x03\x00" + b"\0" * 100, "version"),
+        (header("{'descr': '<f8', 'fortran_order': False, 'shape': (-1,), }\n"), "negative"),
+        (header("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }\n"), "bytes of data, got 0"),
+        (header("{'descr': '<f8', 'fortran_order': False, 'shape': (2**9999,), }\n"), "npy"),
+        (header("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n"), "object"),
+        (header("{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (1,), }\n", b"\0" * 8), "dtype"),
+        (header("__import__('os').system('true')\n"), "npy"),
+        (header("x" * 20000 + "\n"), "npy"),
+    ],
+)
+def test_what_is_refused(body: bytes, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        codec.decode(body, "x")
+
+
+@given(st.binary(max_size=200), st.integers(0, 150))
+def test_damage_is_refused_or_read_but_never_crashes(noise: bytes, at: int) -> None:
+    body = bytearray(npy(np.zeros((2, 3))))
+    body[at : at + len(noise)] = noise
+    with contextlib.suppress(InvalidInput):
+        codec.decode(bytes(body), "x")
+
+
+def test_npz() -> None:
+    found = codec.decode_npz(npz(a=np.arange(2), b=np.ones((2, 2))), ["a", "b"], LIMITS)
+    assert found["a"].tolist() == [0, 1]
+    again = np.load(io.BytesIO(codec.encode_npz(found)))
+    assert again["b"].tolist() == [[1, 1], [1, 1]]
+
+
+def encrypted() -> bytes:
+    body = bytearray(npz(a=np.arange(2)))
+    body[6] |= 1  # the flag in the local header
+    at = body.index(b"PK\x01\x02")
+    body[at + 8] |= 1  # and in the directory
+    return bytes(body)
+
+
+def liar() -> bytes:
+    """The directory claims fewer bytes than the member unpacks to."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", npy(np.zeros(100_000)))
+    body = bytearray(buffer.getvalue())
+    at = body.index(b"PK\x01\x02")
+    body[at + 24 : at + 28] = struct.pack("<I", 200)
+    return bytes(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "says"),
+    [
+        (npz(a=np.arange(2)), InvalidInput, "got no b"),
+        (npz(a=np.arange(2), b=np.arange(2), c=np.arange(2)), InvalidInput, "unknown or repeated array c"),
+        (npz_bomb("a", 400), TooLarge, "at most 1000000 bytes unpacked"),
+        (b"PK", InvalidInput, "zip archive"),
+        (npz(a=np.arange(200))[:-40], InvalidInput, "zip archive"),
+        (encrypted(), InvalidInput, "zip archive"),
+        (liar(), InvalidInput, "npz"),
+        (npz(**{f"a{i}": np.arange(1) for i in range(65)}), InvalidInput, "at most 64 arrays"),
+    ],
+    ids=["missing", "unknown", "bomb", "no zip", "truncated", "encrypted", "liar", "many"],
+)
+def test_npz_that_is_refused(body: bytes, kind: type[ServeError], says: str) -> None:
+    with pytest.raises(kind, match=says):
+        codec.decode_npz(body, ["a", "b"], LIMITS)

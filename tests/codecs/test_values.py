@@ -1,0 +1,161 @@
+"""Values of every dtype and shape: what fits, what does not, and no wrong number in silence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servekit.codecs.nouns import Limits
+from servekit.codecs.values import array_column, cast, column_of
+from servekit.errors import InvalidInput
+from servekit.signature import Spec, Tensor
+
+LIMITS = Limits()
+
+
+def column(values: list[Any], spec: Spec, *, bools: bool = True) -> Any:
+    return column_of(values, spec, lambda i: f"row[{i}]", LIMITS, may_hold_bools=bools)
+
+
+@pytest.mark.parametrize("bools", [True, False], ids=["walked", "at once"])
+@pytest.mark.parametrize(
+    ("values", "spec"),
+    [
+        ([1, 2.5], Tensor("float32")),
+        ([[1, 2], [3, 4]], Tensor("float64", (2,))),
+        ([[[1], [2]]], Tensor("int8", (2, 1))),
+        ([1.0, 2.0], Tensor("int64")),
+        ([255, 0], Tensor("uint8")),
+        ([2**64 - 1], Tensor("uint64")),
+        ([-(2**63)], Tensor("int64")),
+        ([[], []], Tensor("float32", (None,))),
+        ([65504], Tensor("float16")),
+    ],
+)
+def test_numbers_that_fit(values: list[Any], spec: Tensor, bools: bool) -> None:
+    found = column(values, spec, bools=bools)
+    assert isinstance(found, np.ndarray)
+    assert found.dtype == spec.dtype
+    assert found.tolist() == values
+
+
+@pytest.mark.parametrize("bools", [True, False], ids=["walked", "at once"])
+@pytest.mark.parametrize(
+    ("values", "spec", "says"),
+    [
+        ([1, "2"], Tensor("float32"), 'row[1]: expected a number, got the string "2"'),
+        ([None], Tensor("float32"), "row[0]: expected a number, got null"),
+        ([{}], Tensor("float32"), "row[0]: expected a number, got an object"),
+        ([[1]], Tensor("float32"), "row[0]: expected a number, got a list"),
+        ([1.5], Tensor("int32"), "row[0]: expected a whole number from -2147483648 to 2147483647 (int32), got 1.5"),
+        ([256], Tensor("uint8"), "row[0]: expected a whole number from 0 to 255 (uint8), got 256"),
+        ([-1], Tensor("uint8"), "row[0]: expected a whole number from 0 to 255 (uint8), got -1"),
+        ([2**63], Tensor("int64"), "row[0]"),
+        ([1e20], Tensor("int64"), "row[0]"),
+        ([2**70], Tensor("int64"), "row[0]"),
+        ([1e39], Tensor("float32"), "row[0]: expected a float32, at most 3.40282e+38 in size, got 1e+39"),
+        ([70000], Tensor("float16"), "row[0]: expected a float16"),
+        ([[1, 2], [1]], Tensor("float32", (2,)), "row[1]: expected float32 of shape (2,), got shape (1,)"),
+        ([[[1], [2, 3]]], Tensor("float32", (2, None)), "row[0]: expected float32 of shape (2, any), got a ragged list"),
+        ([[1, [2]]], Tensor("float32", (2,)), "row[0][1]: expected float32 of shape (2,) (a number), got a list"),
+        ([1], Tensor("float32", (1,)), "row[0]: expected float32 of shape (1,), got 1"),
+        (["a"], Tensor("float32", (1,)), "row[0]"),
+        ([1], Tensor("bool"), "row[0]: expected true or false, got 1"),
+        ([True], Tensor("str"), "row[0]: expected a string, got true"),
+    ],
+)  # fmt: skip
+def test_numbers_that_do_not_fit(values: list[Any], spec: Tensor, says: str, bools: bool) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        column(values, spec, bools=bools)
+    assert says in caught.value.message
+
+
+@pytest.mark.parametrize("values", [[True, 2], [2, True], [1, False]])
+def test_true_is_not_1(values: list[Any]) -> None:
+    with pytest.raises(InvalidInput, match=r"expected a number, got (true|false)"):
+        column(values, Tensor("int64"))
+
+
+def test_strings_and_bools() -> None:
+    assert column(["a", "b"], Tensor("str")).tolist() == ["a", "b"]
+    assert column([[True], [False]], Tensor("bool", (1,))).tolist() == [[True], [False]]
+
+
+def test_rows_of_a_free_shape_stay_apart_when_they_differ() -> None:
+    found = column([[1, 2], [3]], Tensor("float32", (None,)))
+    assert [item.tolist() for item in found] == [[1, 2], [3]]
+
+
+def test_depth_is_bounded_for_free_json() -> None:
+    from servekit.signature import Json
+
+    deep: Any = 1
+    for _ in range(101):
+        deep = [deep]
+    with pytest.raises(InvalidInput, match="at most 100 deep"):
+        column([deep], Json())
+    assert column([deep[0]], Json()) == [deep[0]]
+
+
+@pytest.mark.parametrize(
+    ("array", "spec", "shape"),
+    [
+        (np.zeros((3, 2)), Tensor("float32", (2,)), (3, 2)),
+        (np.zeros(2), Tensor("float32", (2,)), (1, 2)),
+        (np.zeros((3, 7)), Tensor("float32", (None,)), (3, 7)),
+        (np.zeros(3, ">f8"), Tensor("float64"), (3,)),
+        (np.zeros(3, np.int64), Tensor("float32"), (3,)),
+        (np.array(["a"]), Tensor("str"), (1,)),
+    ],
+)
+def test_arrays_that_fit(array: Any, spec: Tensor, shape: tuple[int, ...]) -> None:
+    found = array_column(array, spec, "x")
+    assert isinstance(found, np.ndarray)
+    assert found.shape == shape
+    assert found.dtype.isnative
+
+
+@pytest.mark.parametrize(
+    ("array", "spec", "says"),
+    [
+        (np.zeros((3, 3)), Tensor("float32", (2,)), r"x: expected rows of float32 of shape \(2,\), got rows of shape \(3,\)"),
+        (np.zeros((0, 2)), Tensor("float32", (2,)), "0 rows"),
+        (np.full(2, 1e300), Tensor("float32"), "do not fit"),
+        (np.array([0.5]), Tensor("int64"), "do not fit"),
+        (np.array([1]), Tensor("bool"), "do not fit"),
+        (np.array([1j]), Tensor("float32"), "do not fit"),
+    ],
+)  # fmt: skip
+def test_arrays_that_do_not_fit(array: Any, spec: Tensor, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        array_column(array, spec, "x")
+
+
+@given(
+    st.lists(st.integers(-(2**70), 2**70), min_size=1, max_size=5),
+    st.sampled_from(["int8", "uint16", "int64", "uint64"]),
+)
+def test_no_integer_is_ever_changed(values: list[int], dtype: str) -> None:
+    limits = np.iinfo(dtype)
+    fit = all(limits.min <= value <= limits.max for value in values)
+    try:
+        found = column(values, Tensor(dtype), bools=False)
+    except InvalidInput:
+        assert not fit
+    else:
+        assert found.tolist() == values
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=5))
+def test_float64_comes_back_exactly(values: list[float]) -> None:
+    assert column(values, Tensor("float64"), bools=False).tolist() == values
+
+
+def test_cast_leaves_what_fits_alone() -> None:
+    array = np.zeros(3, np.float32)
+    assert cast(array, "float32") is array
+    assert cast(np.array([np.inf]), "float32") is not None, "an infinity that came as such is no overflow"
