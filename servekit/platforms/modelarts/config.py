@@ -35,7 +35,7 @@ def read(body: bytes, signature: Signature) -> Declared:
     """Raises ConfigError that names the key, what came and what was expected."""
     try:
         document = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"config.json: expected JSON, got an error: {error}") from error
     if not isinstance(document, dict):
         raise _wrong("", "an object", document)
@@ -119,7 +119,7 @@ def _schema(data: Any, where: str) -> Mapping[str, Any]:
     if isinstance(data, str):
         try:
             data = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"config.json: {where}: expected a JSON schema, got an error: {error}") from error
     if not isinstance(data, dict):
         raise _wrong(where, "an object", data)
