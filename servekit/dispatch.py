@@ -213,9 +213,10 @@ class Exchange:
         self.settle(DeadlineExceeded(f"no answer within {self.dispatcher.request_timeout_s:g} s"))
 
     def abandon(self) -> None:
-        """The caller is gone."""
+        """The caller is gone: there is nobody to answer, and what still waits for the model is dropped."""
         if self._ticket is not None:
             self._ticket.abandon()
+        logger.info("the caller left before the answer", extra={"request_id": self.request.id})
 
     def finish(self) -> Reply:
         """The reply. Call it after `done`, or after `expire`; it logs the request."""

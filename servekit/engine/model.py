@@ -54,6 +54,8 @@ class Model:
 
     def _check_predict(self) -> str | None:
         """The name of the parameter that receives contexts; ConfigError when predict does not take the inputs."""
+        if type(self.predictor).predict is Predictor.predict:
+            raise ConfigError(f"{self.name} does not define predict({', '.join(self.signature.inputs)})")
         parameters = inspect.signature(self.predictor.predict).parameters
         named = [
             name

@@ -23,6 +23,8 @@ Send = Callable[[Message], Awaitable[None]]
 # sent everything still sees the reply instead of a reset (what nginx calls a lingering close).
 LINGER_BYTES = 16 * 1024 * 1024
 LINGER_S = 2.0
+# Whether the caller is still there is asked only for requests that take this long: most are answered sooner.
+WATCH_AFTER_S = 0.5
 
 
 class AsgiDoor:
@@ -66,9 +68,9 @@ class AsgiDoor:
                 break
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         request = Request(head.method, head.path, head.query, headers, body, head.id, head.peer)
-        await self._answer(request, send)
+        await self._answer(request, receive, send)
 
-    async def _answer(self, request: Request, send: Send) -> None:
+    async def _answer(self, request: Request, receive: Receive, send: Send) -> None:
         exchange = self._dispatcher.begin(request)
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
@@ -80,7 +82,20 @@ class AsgiDoor:
         def done() -> None:
             loop.call_soon_threadsafe(end)
 
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                continue
+            gone.append(True)
+            exchange.abandon()
+            end()
+
+        def begin_to_watch() -> None:
+            watchers.append(loop.create_task(watch()))
+
+        gone: list[bool] = []
+        watchers: list[asyncio.Task[None]] = []
         timer = loop.call_later(exchange.timeout_s, exchange.expire)
+        watch_timer = loop.call_later(WATCH_AFTER_S, begin_to_watch)
         try:
             if exchange.blocks:
                 await asyncio.to_thread(exchange.start, done)
@@ -92,6 +107,11 @@ class AsgiDoor:
             raise
         finally:
             timer.cancel()
+            watch_timer.cancel()
+            for watcher in watchers:
+                watcher.cancel()
+        if gone:
+            return
         reply = await asyncio.to_thread(exchange.finish) if exchange.finish_blocks else exchange.finish()
         await _send_head(reply, request, send)
         await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else reply.body})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from servekit.codecs import Limits
 from servekit.contract import Description, Platform, Reply, Request, Site, State
-from servekit.dispatch import Dispatcher, Mounted
+from servekit.dispatch import Dispatcher, Mounted, request_id
 from servekit.engine.lifecycle import Lifecycle
 from servekit.engine.loader import Loader
 from servekit.engine.model import Model
@@ -169,7 +169,7 @@ class Service:
 
     def error_reply(self, error: ServeError) -> Reply:
         """The reply to bytes that never became a request, in the platform's form."""
-        return self._parts.dispatcher.refuse(Request("", ""), error)
+        return self._parts.dispatcher.refuse(Request("-", "-", id=request_id(())), error)
 
     def drain(self) -> None:
         """The server was told to end: go on serving, say so to probes."""

@@ -22,6 +22,16 @@ class Slow(Predictor):
         return [os.getpid()]
 
 
+class Single(Slow):
+    """One at a time; says in the log what it was given."""
+
+    batching = Batching(max_size=1)
+
+    def predict(self, seconds: Any) -> Any:
+        print(f"predicting {float(seconds[0])}", flush=True)
+        return super().predict(seconds)
+
+
 class SlowLoad(Slow):
     """Loads once the file `go` lies in the model directory."""
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -139,3 +140,17 @@ def test_as_process_1(tmp_path: Path) -> None:
         finally:
             outer.kill()
             outer.wait()
+
+
+def test_a_request_whose_caller_has_left_never_reaches_the_model() -> None:
+    with serve(f"{PREDICTORS}:Single", "--workers", "1", platform="sagemaker") as server:
+        with ThreadPoolExecutor(3) as pool:
+            busy = pool.submit(httpx2.post, server.url + "/invocations", json=[3.0], timeout=30)
+            wait_for(lambda: "predicting 3.0" in server.log)
+            with pytest.raises(httpx2.ReadTimeout):
+                httpx2.post(server.url + "/invocations", json=[0.125], timeout=0.3)
+            wait_for(lambda: "the caller left before the answer" in server.log)
+            last = pool.submit(httpx2.post, server.url + "/invocations", json=[0.25], timeout=30)
+            assert (busy.result().status_code, last.result().status_code) == (200, 200)
+        assert "predicting 0.25" in server.log
+        assert "predicting 0.125" not in server.log
