@@ -37,8 +37,10 @@ def demo(example: str) -> Iterator[Server]:
             yield server
         return
     port = free_port()
+    # The interpreter that the environment was made with: another one would make it anew, under our feet.
+    environ = clean_environ({name: os.environ[name] for name in ("SERVEKIT_PYTHON",) if name in os.environ})
     process = subprocess.Popen(
-        ["sh", "scripts/demo", example, str(port)], cwd=ROOT, env=clean_environ(), stdout=subprocess.DEVNULL
+        ["sh", "scripts/demo", example, str(port)], cwd=ROOT, env=environ, stdout=subprocess.DEVNULL
     )
     server = Server(process, port, Path(os.devnull))
     try:
