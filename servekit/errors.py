@@ -7,7 +7,9 @@
     │   ├── UnsupportedMediaType 415
     │   ├── NotAcceptable       406
     │   ├── TooLarge            413
+    │   ├── UrlTooLong          414
     │   ├── HeadersTooLarge     431
+    │   ├── HeadTimeout         408
     │   ├── NotFound            404
     │   └── MethodNotAllowed    405  .allowed
     ├── NotNow                  the server is at fault for the moment; worth a retry
@@ -74,6 +76,16 @@ class TooLarge(CallerError):
 class HeadersTooLarge(CallerError):
     status = 431
     kind = "headers_too_large"
+
+
+class UrlTooLong(CallerError):
+    status = 414
+    kind = "url_too_long"
+
+
+class HeadTimeout(CallerError):
+    status = 408
+    kind = "head_timeout"
 
 
 class NotFound(CallerError):

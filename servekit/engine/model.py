@@ -25,6 +25,8 @@ logger = logging.getLogger("servekit.engine")
 # What a free dimension is warmed up with; images of any size get the usual size of a classifier.
 WARM_UP_DIM = 1
 WARM_UP_IMAGE_DIM = 224
+# What a user's code may raise: `sys.exit()` in it must end one request, not silently the thread that runs it.
+USER_ERRORS = (Exception, SystemExit)
 
 
 class Model:
@@ -82,7 +84,7 @@ class Model:
             self.predictor.load(model_dir)
         except ServeError as error:
             raise LoadFailed(error.message, cause=error.cause or error) from error
-        except Exception as error:
+        except USER_ERRORS as error:
             raise LoadFailed(str(error) or type(error).__name__, cause=error) from error
 
     def warm_up(self) -> None:
@@ -101,7 +103,7 @@ class Model:
         except InvalidInput as error:
             # The model runs; it only dislikes zeros.
             logger.debug("warm-up input refused by the predictor: %s", error.message)
-        except Exception as error:
+        except USER_ERRORS as error:
             raise LoadFailed(
                 f"the warm-up prediction failed: {str(error) or type(error).__name__} (define warm_up() to choose "
                 "another input)",
@@ -125,7 +127,7 @@ class Model:
                     raise
                 except ValueError as error:
                     raise InvalidInput(str(error) or "the item could not be decoded", cause=error) from error
-                except Exception as error:
+                except USER_ERRORS as error:
                     raise PredictFailed("the predictor failed to decode this item", cause=error) from error
         if only:
             return {only[0]: _stack(items)}
@@ -144,7 +146,7 @@ class Model:
                 return encoded_columns(rows, lambda result: encode(result, context), self.signature)
         except ServeError:
             raise
-        except Exception as error:
+        except USER_ERRORS as error:
             raise PredictFailed("the predictor failed to encode its result", cause=error) from error
 
     # --- one batch ---

@@ -34,7 +34,7 @@ from servekit.engine import files, policy
 from servekit.engine.batcher import Batch, Batcher
 from servekit.engine.lifecycle import Lifecycle
 from servekit.engine.loader import Loader
-from servekit.engine.model import Model
+from servekit.engine.model import USER_ERRORS, Model
 from servekit.engine.ticket import Piece, Results, Ticket
 from servekit.errors import CallerError, LoadFailed, NotReady, PredictFailed, ServeError
 from servekit.predictor import Context
@@ -222,7 +222,8 @@ class Performer:
         pieces = batch.pieces
         try:
             results = self.model.predict(pieces)
-        except Exception as error:  # noqa: BLE001 - a predictor may raise anything; it is logged where it is answered
+        except USER_ERRORS as error:
+            # A predictor may raise anything; it is logged where it is answered.
             if self._isolates(pieces, error):
                 for part in policy.halves(len(pieces)):
                     self._run(Batch(pieces[part], sum(piece.rows for piece in pieces[part]), batch.reason))
@@ -235,7 +236,8 @@ class Performer:
         pieces = batch.pieces
         try:
             results = await self.model.predict_async(pieces)
-        except Exception as error:  # noqa: BLE001 - a predictor may raise anything; it is logged where it is answered
+        except USER_ERRORS as error:
+            # A predictor may raise anything; it is logged where it is answered.
             if self._isolates(pieces, error):
                 for part in policy.halves(len(pieces)):
                     await self._run_async(Batch(pieces[part], sum(piece.rows for piece in pieces[part]), batch.reason))
@@ -244,7 +246,7 @@ class Performer:
             return
         _deliver(pieces, results)
 
-    def _isolates(self, pieces: list[Piece], error: Exception) -> bool:
+    def _isolates(self, pieces: list[Piece], error: BaseException) -> bool:
         # What predict returned was wrong for the whole batch: its halves would be wrong in the same way.
         return self.model.batching.isolate_failures and len(pieces) > 1 and not isinstance(error, PredictFailed)
 
@@ -294,7 +296,7 @@ def _deliver(pieces: list[Piece], results: list[Results]) -> None:
         piece.ticket.piece_done(piece.index, result)
 
 
-def _fail(pieces: list[Piece], error: Exception) -> None:
+def _fail(pieces: list[Piece], error: BaseException) -> None:
     if isinstance(error, (CallerError, PredictFailed)):
         failure: ServeError = error
     else:

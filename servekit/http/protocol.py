@@ -14,24 +14,10 @@ from typing import Any, NoReturn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from servekit.contract import Reply
-from servekit.errors import CallerError, HeadersTooLarge, InvalidInput, ServeError, TooLarge
+from servekit.errors import HeadersTooLarge, HeadTimeout, InvalidInput, ServeError, UrlTooLong
 
 MAX_URL_BYTES = 8 * 1024
 LINGER_S = 1.0
-
-
-class UrlTooLong(TooLarge):
-    """RFC 9110, 15.5.15."""
-
-    status = 414
-    kind = "url_too_long"
-
-
-class HeadTimeout(CallerError):
-    """RFC 9110, 15.5.9."""
-
-    status = 408
-    kind = "head_timeout"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from gunicorn import http, util
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, NoMoreData, ParseException
 from gunicorn.workers.ggevent import GeventWorker as StockGeventWorker
 
-from servekit.errors import HeadersTooLarge, InvalidInput, PredictFailed, ServeError
-from servekit.http.protocol import LINGER_S, MAX_URL_BYTES, HeadTimeout, UrlTooLong
+from servekit.errors import HeadersTooLarge, HeadTimeout, InvalidInput, PredictFailed, ServeError, UrlTooLong
+from servekit.http.protocol import LINGER_S, MAX_URL_BYTES
 from servekit.launch.worker import BEAT_S, WorkerLife
 
 logger = logging.getLogger("servekit.launch")

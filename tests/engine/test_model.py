@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -186,6 +187,15 @@ def test_a_failed_load_carries_its_cause(tmp_path: Path) -> None:
     with pytest.raises(LoadFailed, match=r"weights\.bin") as caught:
         Model(NoFile()).load(tmp_path)
     assert isinstance(caught.value.cause, FileNotFoundError)
+
+
+def test_a_load_that_exits_is_a_failed_load(tmp_path: Path) -> None:
+    class Exits(Double):
+        def load(self, model_dir: Path) -> None:
+            sys.exit("no licence")
+
+    with pytest.raises(LoadFailed, match="no licence"):
+        Model(Exits()).load(tmp_path)
 
 
 def test_join_falls_back_to_a_list() -> None:

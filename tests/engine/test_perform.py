@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 from typing import Any, ClassVar
@@ -66,6 +67,14 @@ class Picky(Predictor):
         if (x < 0).any():
             raise RuntimeError("poison")
         return x + 1
+
+
+class Exits(Picky):
+    def predict(self, x: Any) -> Any:
+        try:
+            return super().predict(x)
+        except RuntimeError:
+            sys.exit(3)
 
 
 class Whole(Picky):
@@ -134,6 +143,15 @@ def test_the_request_at_fault_is_found_and_the_others_are_answered() -> None:
         b'{"predictions":[5.0]}',
     ]
     assert predictor.batches == [[0], [1, 2, -1, 4], [1, 2], [-1, 4], [-1], [4]]
+
+
+def test_a_predictor_that_exits_ends_one_request_and_not_the_thread() -> None:
+    answers = answers_of(Exits(), [1, -1, 2])
+    assert answers == [
+        b'{"predictions":[2.0]}',
+        "the predictor raised SystemExit on this request",
+        b'{"predictions":[3.0]}',
+    ]
 
 
 def test_a_predictor_may_forbid_that() -> None:
