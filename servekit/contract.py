@@ -129,7 +129,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """Is the process alive? Value: `Readiness`."""
+    """Is the process alive? That it answers is the answer; value: `Readiness`, whose state may be any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +143,11 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Unload:
-    """Drop the model. Value: `Readiness`."""
-
-
-@dataclass(frozen=True, slots=True)
 class Stop:
     """End the server with exit code 0, after this call has been answered. Value: None."""
 
 
-Call = Infer | InferFiles | Ready | Live | Describe | Load | Unload | Stop
+Call = Infer | InferFiles | Ready | Live | Describe | Load | Stop
 
 
 # --- the values of the effects ---------------------------------------------------------------------------------

@@ -27,7 +27,6 @@ from servekit.contract import (
     Ready,
     State,
     Stop,
-    Unload,
     Written,
 )
 from servekit.engine import files, policy
@@ -117,7 +116,7 @@ class Performer:
                 return self._infer(call, context, done)
             case InferFiles():
                 return self._infer_files(call, context, done)
-            case Ready() | Live() | Unload():
+            case Ready() | Live():
                 readiness = self.readiness()
                 done(lambda: readiness)
             case Describe():
