@@ -265,4 +265,6 @@ def run(settings: Settings) -> NoReturn:
     # Relative names are resolved by now; a model directory must never be where Python or gunicorn look for files.
     os.chdir("/")
     os.environ["SERVEKIT_WORKERS_EFFECTIVE"] = str(settings.workers)
+    # onnxruntime reports home unless it is told not to before its import; a served model calls nobody.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     Application(settings).run()
