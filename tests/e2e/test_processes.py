@@ -112,7 +112,10 @@ ALONE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
 def test_as_process_1(tmp_path: Path) -> None:
     """In a process namespace of its own: signals arrive, orphans are reaped, the exit code is 0."""
-    if shutil.which("unshare") is None or subprocess.run([*ALONE, "true"], stderr=subprocess.DEVNULL, check=False).returncode:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*ALONE, "true"], stderr=subprocess.DEVNULL, check=False).returncode
+    ):
         pytest.skip("needs the right to make a process namespace")
     port = free_port()
     log_path = tmp_path / "log"
