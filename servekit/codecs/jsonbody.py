@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import orjson
 
 from servekit.codecs.media import shown
 from servekit.codecs.nouns import ITEM, Decoded, Form, Limits
-from servekit.codecs.values import column_of, describe
+from servekit.codecs.values import Where, column_of, describe
 from servekit.contract import Envelope, Infer
 from servekit.errors import InvalidInput, TooLarge
 from servekit.signature import Json, Signature, Tensor, Text
@@ -61,16 +60,14 @@ def item(document: Any, signature: Signature, limits: Limits, where: str) -> Dec
     return Decoded(
         1,
         {
-            name: column_of([document[name]], spec, lambda _, name=name: f"{where}.{name}", limits)  # type: ignore[misc]
+            name: column_of([document[name]], spec, _member(lambda _: where, name), limits)
             for name, spec in signature.inputs.items()
         },
         ITEM,
     )
 
 
-def rows(
-    values: list[Any], where: Callable[[int], str], signature: Signature, limits: Limits, *, bools: bool
-) -> dict[str, Any]:
+def rows(values: list[Any], where: Where, signature: Signature, limits: Limits, *, bools: bool) -> dict[str, Any]:
     """Columns from a list of rows: values when there is one input, objects by input name otherwise."""
     if len(values) > limits.max_rows:
         raise TooLarge(f"{where(0)}: expected at most {limits.max_rows} rows, got {len(values)}")
@@ -86,12 +83,20 @@ def rows(
         name: column_of(
             [value[name] for value in values],
             spec,
-            lambda i, name=name: f"{where(i)}.{name}",  # type: ignore[misc]
+            _member(where, name),
             limits,
             may_hold_bools=bools,
         )
         for name, spec in signature.inputs.items()
     }
+
+
+def _member(where: Where, name: str) -> Where:
+    return lambda i: f"{where(i)}.{name}"
+
+
+def _element(path: str) -> Where:
+    return lambda i: f"{path}[{i}]"
 
 
 def _enveloped(
@@ -112,7 +117,7 @@ def _rows(value: Any, path: str, form: Form, signature: Signature, limits: Limit
         raise InvalidInput(f"{path}: expected a list of rows, got {describe(value)}")
     if not value:
         raise InvalidInput(f"{path}: expected at least 1 row, got 0 rows")
-    columns = rows(value, lambda i: f"{path}[{i}]", signature, limits, bools=bools)
+    columns = rows(value, _element(path), signature, limits, bools=bools)
     return Decoded(len(value), columns, form)
 
 
@@ -138,7 +143,7 @@ def _columns(value: Any, path: str, form: Form, signature: Signature, limits: Li
         name: column_of(
             value[name],
             spec,
-            lambda i, name=name: f"{path}.{name}[{i}]",  # type: ignore[misc]
+            _element(f"{path}.{name}"),
             limits,
             may_hold_bools=bools,
         )
