@@ -269,7 +269,7 @@ class Platform:
     render_error: a whole reply for an error, also for unknown routes and methods.
     detect: names of environment variables that only this platform sets (a trailing `*` matches a prefix).
     variables: option name (`port`, `workers`, `model_dir`, `max_body_bytes`, `request_timeout_s`,
-        `default_accept`, `log_level`) -> ((variable, convert), ...), first one set wins; convert raises
+        `log_level`, ...) -> ((variable, convert), ...), first one set wins; convert raises
         ValueError on a bad value.
     model_dirs: where the platform puts the model; the first that exists is used.
     files: names of files in the model directory (or beside the target) that `routes` wants to read.

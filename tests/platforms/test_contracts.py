@@ -221,6 +221,16 @@ def test_sagemaker_echoes_attributes(request_value: str | None, answer_headers: 
         (Description(4, 32, 64 << 20, True), {"SAGEMAKER_BATCH_STRATEGY": "single_record"}, (16, "SINGLE_RECORD", 6)),
         (Description(4, 32, 64 << 20, True), {"SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": "3"}, (3, "MULTI_RECORD", 6)),
         (Description(4, 32, 64 << 20, True), {"SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": "0"}, (16, "MULTI_RECORD", 6)),
+        # their product may not exceed 100
+        (Description(4, 32, 64 << 20, True), {"SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": "50"}, (50, "MULTI_RECORD", 2)),
+        (Description(4, 32, 64 << 20, True), {"SAGEMAKER_MAX_PAYLOAD_IN_MB": "100"}, (1, "MULTI_RECORD", 100)),
+        # a job without a limit, and what is no number
+        (Description(4, 32, 64 << 20, True), {"SAGEMAKER_MAX_PAYLOAD_IN_MB": "0"}, (16, "MULTI_RECORD", 6)),
+        (
+            Description(4, 32, 64 << 20, True),
+            {"SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": "\u00b2"},
+            (16, "MULTI_RECORD", 6),
+        ),
     ],
 )
 def test_execution_parameters(
@@ -278,10 +288,31 @@ def test_errors(error: ServeError, sagemaker: int, modelarts: int, modzy: int) -
             assert 400 <= status < 500, "a caller's fault must not open a circuit breaker"
 
 
-def test_sagemaker_errors_fit_into_what_the_caller_sees() -> None:
-    reply = platform("sagemaker").render_error(InvalidInput("é" * 5000), Request("POST", "/invocations", id="r"))
-    assert len(reply.body.decode()) < 2048
-    assert json.loads(reply.body)["message"].endswith("...")
+@pytest.mark.parametrize("character", ["x", "é", '"', "\0", "\U0001f600"])
+@pytest.mark.parametrize("length", [330, 1000, 1900, 5000])
+def test_sagemaker_errors_fit_into_what_the_caller_sees(character: str, length: int) -> None:
+    """2 KB, however many bytes a character takes, and no more cut than must be."""
+    message = character * length
+    reply = platform("sagemaker").render_error(InvalidInput(message), Request("POST", "/invocations", id="r" * 128))
+    assert len(reply.body) < 2048
+    found = json.loads(reply.body)["message"]
+    if found != message:
+        assert found.endswith("...")
+        assert message.startswith(found[:-3])
+        assert len(reply.body) >= 2048 - 6
+
+
+def test_modzy_answers_a_predictors_own_status() -> None:
+    class Conflict(InvalidInput):
+        status = 409
+
+    class Broken(ServeError):
+        status = 599
+
+    for error, status, text in ((Conflict("c"), 409, "Bad Request"), (Broken("b"), 599, "Internal Server Error")):
+        reply = platform("modzy").render_error(error, Request("POST", "/run"))
+        document = json.loads(reply.body)
+        assert (reply.status, document["statusCode"], document["status"]) == (status, status, text)
 
 
 @pytest.mark.parametrize(
@@ -317,6 +348,24 @@ def test_only_modzys_shutdown_is_local() -> None:
 def test_sagemaker_variables(option: str, text: str, expected: object) -> None:
     [(_, convert)] = VARIABLES[option]
     assert convert(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "text", "says"),
+    [
+        ("sagemaker", "port", "x", "expected a whole number"),
+        ("sagemaker", "port", "\u00b2", "expected a whole number"),
+        ("sagemaker", "workers", "2.5", "expected a whole number"),
+        ("sagemaker", "max_body_bytes", "-1", "expected a whole number"),
+        ("sagemaker", "log_level", "\u00b2", "expected a whole number"),
+        ("sagemaker", "request_timeout_s", "soon", "expected a number of seconds"),
+        ("modzy", "port", "", "expected a whole number"),
+    ],
+)
+def test_variables_say_what_they_expect(name: str, option: str, text: str, says: str) -> None:
+    [(_, convert)] = platform(name).variables[option]
+    with pytest.raises(ValueError, match=says):
+        convert(text)
 
 
 def test_the_numbers_of_the_end() -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from servekit.errors import ConfigError
 from servekit.platforms.modelarts.config import Declared, read
-from servekit.signature import Image, Signature, Spec, Tensor, Text
+from servekit.signature import Image, Json, Signature, Spec, Tensor, Text
 
 DIGITS = Signature({"images": Image("L", 28, 28)}, {"mnist_result": Tensor("int64")})
+ANY = Signature({"row": Json()}, {"prediction": Json()})
 TABLE = Signature({"a": Tensor(), "b": Tensor()}, {"species": Text()})
 Document = dict[str, Any]
 
@@ -70,9 +71,14 @@ TABLE_API = {
         (config(TABLE_API | {"method": "get", "url": "/get"}), TABLE, Declared((("GET", "/get"),), "/health")),
         # the vendor's own slips: items as an object, `item`, a misspelt type and key, a schema as text
         (config(TABLE_API | {"request": body(data=rows(row(a=NUMBER, b=NUMBER)))}), TABLE, Declared((("POST", "/"),), "/health")),
-        (config(TABLE_API | {"request": body(**rows([row(a=NUMBER)], key="item")["properties"])}), TABLE, Declared((("POST", "/"),), "/health")),
+        (config(TABLE_API | {"request": body(**rows([row(a=NUMBER, b=NUMBER)], key="item")["properties"])}), TABLE, Declared((("POST", "/"),), "/health")),
         (config(api(procotol="http", response={"Content-type": "applicaton/json"})), DIGITS, Declared((("POST", "/"),), "/health")),
         (config(api(request={"content-type": "multipart/form-data", "data": json.dumps(row(images={"type": "file"}))})), DIGITS, Declared((("POST", "/"),), "/health")),
+        # the sample with meta, a row that says nothing of its columns, and a Json input whose keys are its own
+        (config(TABLE_API | {"request": body(meta=row(uuid={"type": "string"}), data=rows([row(a=NUMBER, b=NUMBER)]))}), TABLE, Declared((("POST", "/"),), "/health")),
+        (config(TABLE_API | {"request": body(data=rows([row()]))}), TABLE, Declared((("POST", "/"),), "/health")),
+        (config({"request": body(data=rows([row(attr_1=NUMBER, attr_2=NUMBER)]))}), ANY, Declared((("POST", "/"),), "/health")),
+        (config({"request": body(input={"type": "string"})}), ANY, Declared((("POST", "/"),), "/health")),
         # what batch services add
         (config(TABLE_API | {"request": body(data=rows([row(a=NUMBER | {"index": 0}, b=NUMBER | {"index": 1})]))}), TABLE, Declared((("POST", "/"),), "/health")),
         (config(dependencies=[], metrics={"f1": 0.9}, runtime="python3.7", anything=1), DIGITS, Declared((("POST", "/"),), "/health")),
@@ -92,7 +98,8 @@ def test_what_is_read(document: Document, signature: Signature, expected: Declar
         (config(model_type=3), DIGITS, "model_type"),
         (config(apis={}), DIGITS, "apis: expected a list"),
         (config(apis=["/"]), DIGITS, "apis[0]: expected an object"),
-        (config(api(url="predict")), DIGITS, 'apis[0].url: expected a path that starts with /, got "predict"'),
+        (config(api(url="predict")), DIGITS, 'apis[0].url: expected a path that starts with /, of letters, digits and -._~:, got "predict"'),
+        (config(api(url="/a%20b")), DIGITS, 'apis[0].url: expected a path'),
         (config(api(url="/a?b=1")), DIGITS, "apis[0].url"),
         (config(api(), api(url=3)), DIGITS, "apis[1].url"),
         (config(api(method="put")), DIGITS, 'apis[0].method: expected post or get, got "put"'),
@@ -108,6 +115,8 @@ def test_what_is_read(document: Document, signature: Signature, expected: Declar
         (config(api(request={"data": {"properties": []}})), DIGITS, "properties: expected an object"),
         (config(api(response=body(digit={"type": "integer"}))), DIGITS, "no output digit, only mnist_result"),
         (config(TABLE_API | {"request": body(data=rows([row(a=NUMBER, c=NUMBER)]))}), TABLE, "no input c, only a, b"),
+        (config(TABLE_API | {"request": body(data=rows([row(a=NUMBER)]))}), TABLE, "req_data.properties: expected a, b, got no b"),
+        (config(TABLE_API | {"request": body(b=NUMBER)}), TABLE, "request.data.properties: expected a, b, got no a"),
         (config(TABLE_API | {"response": body(data=rows([row(flower={})], "resp_data"))}), TABLE, "no output flower"),
         (config(health=[]), DIGITS, "health: expected an object"),
         (config(health={"url": "health"}), DIGITS, "health.url"),

@@ -26,6 +26,20 @@ def test_without_a_file(spec: Spec, filename: str) -> None:
     assert files(None, Signature({"x": spec}, {"y": Json()})) == ((InputFile(filename, "x"),), (SUMMARY,))
 
 
+def test_a_name_with_slashes_stays_in_the_directory() -> None:
+    signature = Signature({"model/x": Tensor(), "../y": Tensor()}, {"z": Json()})
+    assert [file.filename for file in files(None, signature)[0]] == ["model_x.json", ".._y.json"]
+    with pytest.raises(ConfigError, match="differ by more than a slash, got a/b, a_b"):
+        files(None, Signature({"a/b": Tensor(), "a_b": Tensor()}, {"z": Json()}))
+
+
+@pytest.mark.parametrize(
+    "text", ["inputs:\n", "inputs:\noutputs:\n", "inputs:\n  images:\n", "inputs:\n  images: {maxSize:}\n"]
+)
+def test_a_block_without_entries_is_an_empty_one(text: str) -> None:
+    assert files(text, ONE) == ((InputFile("images", "images"),), (SUMMARY,))
+
+
 @pytest.mark.parametrize(
     ("names", "signature", "expected"),
     [
@@ -81,10 +95,25 @@ def test_sizes(size: str, expected: int) -> None:
         ("", ONE, "expected a mapping"),
         ("- a\n", ONE, "expected a mapping"),
         ("a: [", ONE, "expected YAML"),
-        ("inputs: [images]\n", ONE, "inputs"),
-        ("inputs:\n  images: 3\n", ONE, "inputs.images"),
-        ("inputs:\n  images: {acceptedMediaTypes: image/png}\n", ONE, "inputs.images.acceptedMediaTypes"),
-        ("inputs:\n  images: {maxSize: big}\n", ONE, "inputs.images.maxSize"),
+        ("inputs: [images]\n", ONE, "inputs: expected a mapping, got ['images']"),
+        ("inputs:\n  images: 3\n", ONE, "inputs.images: expected a mapping, got 3"),
+        ("inputs:\n  1: {}\n", ONE, "inputs.1: expected text, got 1"),
+        (
+            "inputs:\n  images: {acceptedMediaTypes: image/png}\n",
+            ONE,
+            "inputs.images.acceptedMediaTypes: expected a list, got 'image/png'",
+        ),
+        (
+            "inputs:\n  images: {maxSize: big}\n",
+            ONE,
+            'inputs.images.maxSize: expected a size such as "5M" or "512Mi", got \'big\'',
+        ),
+        ("inputs:\n  images: {maxSize: true}\n", ONE, "inputs.images.maxSize: expected a size"),
+        ("inputs:\n  images: {maxSize: -5}\n", ONE, "inputs.images.maxSize: expected a size"),
+        ("outputs:\n  results.json: {maxSize: [1]}\n", ONE, "outputs.results.json.maxSize: expected a size"),
+        ("outputs:\n  results.json: {mediaType: 3}\n", ONE, "outputs.results.json.mediaType: expected text, got 3"),
+        ("inputs:\n  images: {}\n  images: {}\n", ONE, "the key images is there twice"),
+        ("inputs: {}\ninputs: {}\n", ONE, "the key inputs is there twice"),
         ("inputs:\n  a/b: {}\n", ONE, "file names without a path, got 'a/b'"),
         ("inputs:\n  ..: {}\n", ONE, "file names without a path"),
         ("inputs:\n  a.txt: {}\n  a.json: {}\n", TWO, "differ by more than their ending"),
@@ -99,6 +128,7 @@ def test_what_refuses_the_start(text: str, signature: Signature, says: str) -> N
         files(text, signature)
     assert caught.value.message.startswith("model.yaml")
     assert says in caught.value.message
+    assert "_" not in caught.value.message, "no names of ours"
 
 
 def test_a_whole_model_yaml_of_the_template_is_read() -> None:

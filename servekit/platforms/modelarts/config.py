@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from servekit.errors import ConfigError
-from servekit.signature import File, Image, Signature
+from servekit.signature import File, Image, Json, Signature
 
 MODEL_ALGORITHM = re.compile(r"[A-Za-z][^&!'\"<>=\u4e00-\u9fff]{0,35}")
-URL = re.compile(r"/[A-Za-z0-9\-._~/:%]*")
+# No percent: a request's path is matched after it is decoded.
+URL = re.compile(r"/[A-Za-z0-9\-._~/:]*")
 JSON_TYPE, FORM_TYPE = "application/json", "multipart/form-data"
 # Keys under which the rows of a table lie; everything else in a schema is an input by name.
 WRAPPERS = frozenset(["data", "req_data", "meta", "instances", "inputs"])
@@ -79,7 +80,7 @@ def _api(api: Any, where: str, signature: Signature) -> tuple[str, str]:
         raise _wrong(where, "an object", api)
     url = api.get("url", "/")
     if not isinstance(url, str) or not URL.fullmatch(url):
-        raise _wrong(f"{where}.url", "a path that starts with /", url)
+        raise _wrong(f"{where}.url", "a path that starts with /, of letters, digits and -._~:", url)
     method = api.get("method", "post")
     if not isinstance(method, str) or method.upper() not in ("GET", "POST"):
         raise _wrong(f"{where}.method", "post or get", method)
@@ -90,8 +91,8 @@ def _api(api: Any, where: str, signature: Signature) -> tuple[str, str]:
     data = _schema(request.get("data"), f"{where}.request.data")
     if content_type == FORM_TYPE:
         _check_form(data, f"{where}.request.data", signature)
-    else:
-        _check_names(data, f"{where}.request.data", signature.inputs, WRAPPERS, "input")
+    elif not _takes_any_json(signature):
+        _check_names(data, f"{where}.request.data", signature.inputs, WRAPPERS, "input", all_needed=True)
     response, _ = _side(api, "response", where)
     data = _schema(response.get("data"), f"{where}.response.data")
     _check_names(data, f"{where}.response.data", signature.outputs, RESPONSE_WRAPPERS, "output")
@@ -145,17 +146,34 @@ def _check_form(data: Mapping[str, Any], where: str, signature: Signature) -> No
         raise ConfigError(f"config.json: {where}.properties: expected {_list(signature.inputs)}, got no {missing[0]}")
 
 
+def _takes_any_json(signature: Signature) -> bool:
+    """A single Json input is the whole document, or a whole row: its keys are the predictor's own."""
+    only = signature.only_input
+    return only is not None and isinstance(only[1], Json)
+
+
 def _check_names(
-    data: Mapping[str, Any], where: str, known: Mapping[str, Any], wrappers: frozenset[str], kind: str
+    data: Mapping[str, Any],
+    where: str,
+    known: Mapping[str, Any],
+    wrappers: frozenset[str],
+    kind: str,
+    *,
+    all_needed: bool = False,
 ) -> None:
-    for name, schema in _properties(data, where).items():
+    properties = _properties(data, where)
+    for name, schema in properties.items():
         at = f"{where}.properties.{name}"
         if name in wrappers and name not in known:
-            if isinstance(schema, dict):
+            # What lies in meta is the caller's own; it is only echoed.
+            if isinstance(schema, dict) and name != "meta":
                 inner = _row(schema)
-                _check_names(inner, at, known, wrappers, kind)
+                _check_names(inner, at, known, wrappers, kind, all_needed=all_needed)
         elif name not in known:
             raise ConfigError(f"config.json: {at}: the predictor has no {kind} {name}, only {_list(known)}")
+    missing = [name for name in known if name not in properties]
+    if all_needed and missing and len(missing) < len(known):
+        raise ConfigError(f"config.json: {where}.properties: expected {_list(known)}, got no {missing[0]}")
 
 
 def _row(schema: Mapping[str, Any]) -> Mapping[str, Any]:

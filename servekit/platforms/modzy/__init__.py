@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from servekit.contract import DrainBudget, Platform
+from servekit.platforms._variables import whole
 from servekit.platforms.modzy.contract import render_error, routes
 
 platform = Platform(
@@ -12,7 +13,7 @@ platform = Platform(
     # Traffic stops with /shutdown, so there is nothing to linger for; the specification names no kill.
     drain=DrainBudget(linger_s=0, finish_s=10, margin_s=2, kill_s=None),
     detect=("PSC_*",),
-    variables={"port": (("PSC_MODEL_PORT", int),)},
+    variables={"port": (("PSC_MODEL_PORT", whole),)},
     files=("model.yaml",),
     survives_failed_load=True,
     # The platform scales by containers; the reference runs one model instance in each.

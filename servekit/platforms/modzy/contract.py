@@ -111,7 +111,9 @@ def render_error(error: ServeError, _request: Request) -> Reply:
 
 
 def _reply(status: int, message: str, technical: str | None = None, headers: tuple[tuple[str, str], ...] = ()) -> Reply:
-    document: dict[str, Any] = {"statusCode": status, "status": STATUS_TEXT[status], "message": message}
+    # A predictor's own error may have any status; RFC 9110, 15: an unknown code reads as the first of its class.
+    text = STATUS_TEXT.get(status) or STATUS_TEXT[400 if status < 500 else 500]
+    document: dict[str, Any] = {"statusCode": status, "status": text, "message": message}
     if technical is not None:
         document["technicalInformation"] = technical
     return json_reply(status, document, headers)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from servekit.contract import InputFile, OutputFile, Site
 from servekit.errors import ConfigError
@@ -22,24 +22,63 @@ SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 FILENAME = re.compile(r"[^/\x00]{1,255}")
 
 
+def _bytes(size: Any) -> int | None:
+    """`5M` and `512Mi` as bytes."""
+    if size is None:
+        return None
+    found = None if isinstance(size, bool) else SIZE.fullmatch(str(size).strip())
+    if found is None:
+        raise ValueError('a size such as "5M" or "512Mi"')
+    number, prefix, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
+
+
+def _block(value: Any) -> Any:
+    """A key that nothing follows is null in YAML; it means a block without entries."""
+    return {} if value is None else value
+
+
+Size = Annotated[int | None, BeforeValidator(_bytes)]
+
+
 class _InputFile(BaseModel):
     model_config = ConfigDict(extra="allow")
     acceptedMediaTypes: list[str] = Field(default_factory=list)  # noqa: N815 - the file's own key
-    maxSize: str | int | None = None  # noqa: N815 - the file's own key
+    maxSize: Size = None  # noqa: N815 - the file's own key
 
 
 class _OutputFile(BaseModel):
     model_config = ConfigDict(extra="allow")
     mediaType: str = "application/json"  # noqa: N815 - the file's own key
-    maxSize: str | int | None = None  # noqa: N815 - the file's own key
+    maxSize: Size = None  # noqa: N815 - the file's own key
 
 
 class Manifest(BaseModel):
     """The parts of model.yaml that say how to serve; everything else in it is for the platform."""
 
     model_config = ConfigDict(extra="allow")
-    inputs: dict[str, _InputFile] = Field(default_factory=dict)
-    outputs: dict[str, _OutputFile] = Field(default_factory=dict)
+    inputs: Annotated[dict[str, Annotated[_InputFile, BeforeValidator(_block)]], BeforeValidator(_block)] = {}
+    outputs: Annotated[dict[str, Annotated[_OutputFile, BeforeValidator(_block)]], BeforeValidator(_block)] = {}
+
+
+# What a wrong value should have been, by pydantic's word for the mistake.
+EXPECTED = {
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "list_type": "a list",
+    "string_type": "text",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader, but a key that is there twice is a mistake, not the last one's victory (YAML 1.2, 3.2.1.3)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.MarkedYAMLError(problem=f"the key {key} is there twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def files_of(site: Site) -> tuple[tuple[InputFile, ...], tuple[OutputFile, ...]]:
@@ -54,7 +93,7 @@ def files_of(site: Site) -> tuple[tuple[InputFile, ...], tuple[OutputFile, ...]]
 def read(body: bytes) -> Manifest:
     """Raises ConfigError that names the key, what came and what was expected."""
     try:
-        document = yaml.safe_load(body)
+        document = yaml.load(body, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"model.yaml: expected YAML, got an error: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
@@ -63,8 +102,9 @@ def read(body: bytes) -> Manifest:
         manifest = Manifest.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"model.yaml: {where}: {first['msg']}") from error
+        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        expected = first.get("ctx", {}).get("error") or EXPECTED.get(first["type"], first["msg"])
+        raise ConfigError(f"model.yaml: {where}: expected {expected}, got {_shown(first['input'])}") from error
     for side, names in (("inputs", list(manifest.inputs)), ("outputs", list(manifest.outputs))):
         for name in names:
             if not FILENAME.fullmatch(name) or name in (".", ".."):
@@ -79,8 +119,14 @@ def read(body: bytes) -> Manifest:
 
 
 def default_inputs(signature: Signature) -> tuple[InputFile, ...]:
-    """One file per input: `<name>` for images and files, `<name>.txt` for texts, `<name>.json` otherwise."""
-    return tuple(InputFile(name + _ending(spec), name) for name, spec in signature.inputs.items())
+    """One file per input: `<name>` for images and files, `<name>.txt` for texts, `<name>.json` otherwise.
+
+    Names of graph inputs may hold slashes; a file name must not. Raises ConfigError when two become alike.
+    """
+    stems = {name: name.replace("/", "_") for name in signature.inputs}
+    if len(set(stems.values())) < len(stems):
+        raise ConfigError(f"inputs: expected names that differ by more than a slash, got {', '.join(stems)}")
+    return tuple(InputFile(stems[name] + _ending(spec), name) for name, spec in signature.inputs.items())
 
 
 def _ending(spec: Spec) -> str:
@@ -100,7 +146,7 @@ def _inputs(manifest: Manifest, signature: Signature) -> tuple[InputFile, ...]:
             )
         matched = [None]
     return tuple(
-        InputFile(name, input_name, tuple(manifest.inputs[name].acceptedMediaTypes), _bytes(manifest, name))
+        InputFile(name, input_name, tuple(manifest.inputs[name].acceptedMediaTypes), manifest.inputs[name].maxSize)
         for name, input_name in zip(names, matched, strict=True)
     )
 
@@ -151,12 +197,6 @@ def _stem(filename: str) -> str:
     return PurePosixPath(filename).stem
 
 
-def _bytes(manifest: Manifest, name: str) -> int | None:
-    size: Any = manifest.inputs[name].maxSize
-    if size is None:
-        return None
-    found = SIZE.fullmatch(str(size).strip())
-    if found is None:
-        raise ConfigError(f'model.yaml: inputs.{name}.maxSize: expected a size such as "5M" or "512Mi", got {size!r}')
-    number, prefix, binary = found.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:80] + "..."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from servekit.contract import DrainBudget, Platform
+from servekit.platforms._variables import seconds, whole
 from servekit.platforms.sagemaker.contract import render_error, routes
 
 MEBIBYTE = 1024 * 1024
@@ -14,16 +15,13 @@ UNLIMITED_BYTES = 1024 * MEBIBYTE
 
 def _payload_bytes(text: str) -> int:
     """MaxPayloadInMB counts in MiB, as the vendor's own toolkit does."""
-    mebibytes = int(text)
-    if mebibytes < 0:
-        raise ValueError("expected a whole number >= 0 of MB")
-    return mebibytes * MEBIBYTE or UNLIMITED_BYTES
+    return whole(text) * MEBIBYTE or UNLIMITED_BYTES
 
 
 def _log_level(text: str) -> str:
     """The vendor's SDK sets a number such as 10; people write names."""
     names = {10: "debug", 20: "info", 30: "warning", 40: "error", 50: "critical"}
-    return names[min(names, key=lambda level: abs(level - int(text)))] if text.isdigit() else text.lower()
+    return names[min(names, key=lambda level: abs(level - whole(text)))] if text.isdigit() else text.lower()
 
 
 def _base_dir(text: str) -> str:
@@ -31,10 +29,10 @@ def _base_dir(text: str) -> str:
 
 
 VARIABLES: dict[str, tuple[tuple[str, Any], ...]] = {
-    "port": (("SAGEMAKER_BIND_TO_PORT", int),),
+    "port": (("SAGEMAKER_BIND_TO_PORT", whole),),
     "max_body_bytes": (("SAGEMAKER_MAX_PAYLOAD_IN_MB", _payload_bytes),),
-    "workers": (("SAGEMAKER_MODEL_SERVER_WORKERS", int),),
-    "request_timeout_s": (("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", float),),
+    "workers": (("SAGEMAKER_MODEL_SERVER_WORKERS", whole),),
+    "request_timeout_s": (("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", seconds),),
     "model_dir": (("SAGEMAKER_MODEL_PATH", str), ("SM_MODEL_DIR", str), ("SAGEMAKER_BASE_DIR", _base_dir)),
     "log_level": (("SAGEMAKER_CONTAINER_LOG_LEVEL", _log_level),),
 }

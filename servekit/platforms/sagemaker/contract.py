@@ -6,6 +6,7 @@ Source: AWS developer guide, "Custom Inference Code with Hosting Services" and "
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from typing import Any
 
 from servekit.contract import (
@@ -30,13 +31,14 @@ ATTRIBUTES_RAW = ATTRIBUTES.lower().encode()
 # InvokeEndpoint: at most 1024 visible US-ASCII characters.
 ATTRIBUTES_PATTERN = re.compile(r"[\x20-\x7e]{0,1024}")
 # The caller sees the body as OriginalMessage, cut after 2048 characters.
-MAX_ERROR_CHARS = 1500
+MAX_ERROR_BYTES = 2048
 
 # Batch transform: MaxConcurrentTransforms * MaxPayloadInMB may not exceed 100; its own default payload is 6 MB.
 MAX_PRODUCT = 100
 DEFAULT_PAYLOAD_MB = 6
 MEBIBYTE = 1024 * 1024
 TRANSFORMS_PER_WORKER = 4
+JOB_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 def routes(site: Site) -> tuple[Route, ...]:
@@ -67,19 +69,23 @@ def routes(site: Site) -> tuple[Route, ...]:
 
 def execution_parameters(description: Description, site: Site) -> dict[str, Any]:
     """What batch transform should use where the job does not say; the job's own settings come as variables."""
-    payload_mb = max(1, min(DEFAULT_PAYLOAD_MB, description.max_body_bytes // MEBIBYTE))
-    payload_mb = _number(site, "SAGEMAKER_MAX_PAYLOAD_IN_MB", payload_mb)
-    concurrent = min(description.workers * TRANSFORMS_PER_WORKER, MAX_PRODUCT // max(1, payload_mb))
-    concurrent = _number(site, "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS", max(1, concurrent))
+    payload_mb = _number(site, "SAGEMAKER_MAX_PAYLOAD_IN_MB")
+    concurrent = _number(site, "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS")
+    if not payload_mb:
+        payload_mb = min(DEFAULT_PAYLOAD_MB, description.max_body_bytes // MEBIBYTE, MAX_PRODUCT // max(1, concurrent))
+        payload_mb = max(1, payload_mb)
+    if not concurrent:
+        concurrent = max(1, min(description.workers * TRANSFORMS_PER_WORKER, MAX_PRODUCT // payload_mb))
     strategy = site.environ.get("SAGEMAKER_BATCH_STRATEGY", "").upper()
     if strategy not in ("SINGLE_RECORD", "MULTI_RECORD"):
         strategy = "MULTI_RECORD" if description.takes_rows else "SINGLE_RECORD"
     return {"MaxConcurrentTransforms": concurrent, "BatchStrategy": strategy, "MaxPayloadInMB": payload_mb}
 
 
-def _number(site: Site, name: str, default: int) -> int:
+def _number(site: Site, name: str) -> int:
+    """The job's own setting, 0 when it has none."""
     text = site.environ.get(name, "")
-    return int(text) if text.isdigit() and int(text) > 0 else default
+    return int(text) if JOB_NUMBER.fullmatch(text) else 0
 
 
 def _render_ping(_request: Request, _call: Call, value: Readiness) -> Reply:
@@ -97,12 +103,22 @@ def _render_invocation(request: Request, _call: Call, value: Encoded) -> Reply:
 
 
 def render_error(error: ServeError, request: Request) -> Reply:
-    """A short JSON object; callers see it in ModelError.OriginalMessage."""
-    message = error.message
-    if len(message) > MAX_ERROR_CHARS:
-        message = message[:MAX_ERROR_CHARS] + "..."
-    document = {"error": error.kind, "message": message, "request_id": request.id}
-    return json_reply(error.status, document, error_headers(error) + _echo(request))
+    """A JSON object of less than 2 KB; callers see it in ModelError.OriginalMessage."""
+    headers = error_headers(error) + _echo(request)
+
+    def reply(message: str) -> Reply:
+        document = {"error": error.kind, "message": message, "request_id": request.id}
+        return json_reply(error.status, document, headers)
+
+    whole = reply(error.message)
+    if len(whole.body) < MAX_ERROR_BYTES:
+        return whole
+    # A character takes one to six bytes in JSON, so the longest start that fits has to be tried for.
+    message = error.message[:MAX_ERROR_BYTES]
+    too_long = bisect_left(
+        range(len(message)), MAX_ERROR_BYTES, key=lambda length: len(reply(message[:length] + "...").body)
+    )
+    return reply(message[: max(0, too_long - 1)] + "...")
 
 
 def _echo(request: Request) -> tuple[tuple[str, str], ...]:
