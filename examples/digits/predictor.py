@@ -8,7 +8,8 @@ from servekit import Batching, Image, Predictor, Tensor
 from servekit.backends.onnx import Session
 
 MODEL = Path(__file__).with_name("model.onnx")
-BRIGHT = 127.5
+# The share of border pixels that is paper at least, even where a stroke touches the border.
+PAPER = 0.9
 
 
 class Digits(Predictor):
@@ -22,8 +23,21 @@ class Digits(Predictor):
 
     def predict(self, images):
         """images: (N, 28, 28) float32, 0 to 255 -> (N,) int64."""
-        # MNIST is white on black; paper is the other way round. The border tells which it is.
-        border = np.concatenate([images[:, (0, -1), :], images[:, :, (0, -1)].transpose(0, 2, 1)], axis=1)
-        on_paper = border.mean(axis=(1, 2)) > BRIGHT
-        images = np.where(on_paper[:, None, None], 255 - images, images)
-        return self.session.run({"images": images})["scores"].argmax(axis=1)
+        return self.session.run({"images": white_on_black(images)})["scores"].argmax(axis=1)
+
+
+def white_on_black(images):
+    """As MNIST has them, strokes of 255 on a ground of 0, whatever ink and paper were: (N, 28, 28), 0 to 255."""
+    # The border is paper. Ink is darker or lighter than it, whichever is further away.
+    paper = np.median(border(images), axis=1)
+    darkest, lightest = images.min(axis=(1, 2)), images.max(axis=(1, 2))
+    dark_ink = paper - darkest > lightest - paper
+    images = np.where(dark_ink[:, None, None], 255 - images, images)
+    ground = np.quantile(border(images), PAPER, axis=1)[:, None, None]
+    contrast = images.max(axis=(1, 2), keepdims=True) - ground
+    return (np.clip((images - ground) / np.maximum(contrast, 1), 0, 1) * 255).astype(np.float32)
+
+
+def border(images):
+    """The outermost pixels of each image: (N, 112)."""
+    return np.concatenate([images[:, (0, -1), :], images[:, :, (0, -1)].transpose(0, 2, 1)], axis=1).reshape(-1, 112)

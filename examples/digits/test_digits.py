@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from servekit.testing import Client
 
@@ -44,6 +44,27 @@ def test_one_seven(name: str, tmp_path: Path) -> None:
         job = {"type": "file", "input": str(tmp_path), "output": str(tmp_path)}
         assert client.post("/run", json=job).status_code == 200
     assert json.loads((tmp_path / "results.json").read_bytes())["data"]["result"] == SEVEN
+
+
+@pytest.mark.parametrize(
+    ("paper", "ink"), [(255, 0), (230, 30), (200, 60), (160, 90), (120, 20), (0, 255), (0, 60), (60, 200), (100, 255)]
+)
+def test_any_ink_on_any_paper(paper: int, ink: int) -> None:
+    """Scans are grey on grey, and never quite sharp."""
+    with Image.open(HERE / "seven.png") as opened:
+        scan = opened.convert("L").point(lambda pixel: round(paper + (ink - paper) * pixel / 255))
+    buffer = io.BytesIO()
+    scan.resize((300, 300)).filter(ImageFilter.GaussianBlur(4)).save(buffer, "JPEG", quality=60)
+    with Client(HERE, platform="modelarts") as client:
+        assert client.post("/", files={"images": ("scan.jpg", buffer.getvalue(), "image/jpeg")}).json() == SEVEN
+
+
+def test_blank_paper_is_answered() -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (28, 28), 200).save(buffer, "PNG")
+    with Client(HERE, platform="sagemaker") as client:
+        reply = client.post("/invocations", content=buffer.getvalue(), headers={"Content-Type": "image/png"})
+    assert reply.status_code == 200
 
 
 def test_several_pictures_at_once() -> None:

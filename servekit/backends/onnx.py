@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +34,15 @@ DTYPES = {
 # What scikit-learn's converters give for class probabilities: one map per row.
 MAPS = ("seq(map(int64,tensor(float)))", "seq(map(string,tensor(float)))")
 MAX_SIZE = 32
-ERROR_LEVEL = 3
+# What goes wrong is raised as well; onnxruntime's own copy of it would stand between the lines of a JSON log.
+FATAL_LEVEL = 4
+# Rows of a trial run: two tell a batch dimension from a dimension that happens to be 1.
+TRIAL_ROWS = 2
+# What free dimensions are tried with: a number or a token, a small picture, a classifier's picture.
+TRIAL_SIZES = (1, 16, 224)
+MAX_TRIAL_ELEMENTS = 2**24
+
+logger = logging.getLogger("servekit.backends")
 
 
 class Session:
@@ -44,7 +54,7 @@ class Session:
     def __init__(self, path: str | Path, *, optimize: bool = True) -> None:
         self.path = Path(path)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = ERROR_LEVEL
+        options.log_severity_level = FATAL_LEVEL
         workers = int(os.environ.get("SERVEKIT_WORKERS_EFFECTIVE") or 1)
         options.intra_op_num_threads = max(1, len(os.sched_getaffinity(0)) // workers)
         options.inter_op_num_threads = 1
@@ -75,6 +85,7 @@ class OnnxPredictor(Predictor):
     """Base of the classes that `predictor_class` makes."""
 
     path: ClassVar[Path]
+    inputs: ClassVar[Mapping[str, Tensor]]
     # Rows that the graph insists on when its batch dimension is fixed.
     fixed_rows: ClassVar[int | None] = None
     # Outputs whose first dimension is not the batch: the whole array is the row's result.
@@ -83,55 +94,41 @@ class OnnxPredictor(Predictor):
     def load(self, model_dir: Path) -> None:  # noqa: ARG002 - the target itself is the model
         self.session = Session(self.path)
 
-    def predict(self, **inputs: Any) -> dict[str, Any]:
+    def warm_up(self) -> None:
+        """Predict on zeros. A graph with free dimensions may refuse every size tried here and still be sound."""
+        try:
+            _trial(self.session, self.inputs, self.fixed_rows or 1)
+        except Exception as error:
+            if not _has_free(self.inputs):
+                raise
+            logger.info("%s: not warmed up: zeros in the sizes %s do not fit: %s", self.path.name, TRIAL_SIZES, error)
+
+    def predict(self, /, **inputs: Any) -> dict[str, Any]:
         rows = len(next(iter(inputs.values())))
         fixed = self.fixed_rows
-        if fixed is not None and rows < fixed:
-            inputs = {name: _padded(array, fixed) for name, array in inputs.items()}
-        outputs = self.session.run(inputs)
-        return {name: self._rows(name, outputs[name], rows) for name in self.outputs}
-
-    def _rows(self, name: str, value: Any, rows: int) -> Any:
-        if name in self.whole:
-            return np.asarray(value)[np.newaxis]
-        return value[:rows] if isinstance(value, list) or len(value) > rows else value
+        if fixed is None or rows == fixed:
+            outputs = self.session.run(inputs)
+        else:
+            outputs = self.session.run({name: _padded(array, fixed) for name, array in inputs.items()})
+            # Only what was filled up is cut off; an output of any other length is refused later, not shortened.
+            outputs = {name: value[:rows] if len(value) == fixed else value for name, value in outputs.items()}
+        return {name: np.asarray(value)[np.newaxis] if name in self.whole else value for name, value in outputs.items()}
 
 
 def predictor_class(path: Path) -> type[Predictor]:
     """A predictor for an .onnx file, its signature read from the graph.
+
+    Where an output does not begin with the batch dimension of the inputs, a run on zeros tells whether it is one all
+    the same: exporters often lose its name. If it is not, rows are served one at a time and the whole output is the
+    row's result.
 
     Raises LoadFailed for a broken file, ConfigError for a model that has no batch dimension or whose inputs and
     outputs HTTP cannot carry.
     """
     # Reading the signature needs no optimised graph; `load` makes the session that serves.
     session = Session(path, optimize=False)
-    inputs: dict[str, Spec] = {}
-    batch_dims = set()
-    for node in session.inputs:
-        if node.type not in DTYPES:
-            raise ConfigError(f"{path.name}: input {node.name!r} has the type {node.type}, expected a tensor")
-        shape = list(node.shape or [])
-        if not shape:
-            raise ConfigError(f"{path.name}: input {node.name!r} is a scalar, expected a batch dimension first")
-        batch_dims.add(shape[0] if isinstance(shape[0], int) else None)
-        inputs[node.name] = Tensor(DTYPES[node.type], _free(shape[1:]))
-    if len(batch_dims) > 1:
-        sizes = ", ".join(f"{node.name} {node.shape}" for node in session.inputs)
-        raise ConfigError(f"{path.name}: inputs have different batch dimensions ({sizes})")
-    fixed = batch_dims.pop() if batch_dims else None
-    outputs: dict[str, Spec] = {}
-    whole = set()
-    for node in session.outputs:
-        shape = list(node.shape or [])
-        if node.type in MAPS:
-            outputs[node.name] = Json()
-        elif node.type not in DTYPES:
-            raise ConfigError(f"{path.name}: output {node.name!r} has the type {node.type}, expected a tensor")
-        elif not shape or (isinstance(shape[0], int) and shape[0] != fixed):
-            whole.add(node.name)
-            outputs[node.name] = Tensor(DTYPES[node.type], _free(shape))
-        else:
-            outputs[node.name] = Tensor(DTYPES[node.type], _free(shape[1:]))
+    inputs, fixed = _read_inputs(session)
+    outputs, whole = _read_outputs(session, inputs, fixed)
     return type(
         _class_name(path),
         (OnnxPredictor,),
@@ -142,9 +139,122 @@ def predictor_class(path: Path) -> type[Predictor]:
             "outputs": outputs,
             "batching": Batching(max_size=1 if whole else fixed or MAX_SIZE),
             "fixed_rows": fixed,
-            "whole": frozenset(whole),
+            "whole": whole,
         },
     )
+
+
+def _read_inputs(session: Session) -> tuple[dict[str, Tensor], int | None]:
+    """The inputs, and how many rows they always hold if the graph says so."""
+    file = session.path.name
+    inputs: dict[str, Tensor] = {}
+    batch_dims = set()
+    for node in session.inputs:
+        dtype = _dtype(f"{file}: input {node.name!r}", node.type)
+        shape = list(node.shape or [])
+        if not shape:
+            raise ConfigError(f"{file}: input {node.name!r} is a scalar, expected a batch dimension first")
+        batch_dims.add(shape[0] if isinstance(shape[0], int) else None)
+        inputs[node.name] = Tensor(dtype, _free(shape[1:]))
+    if not inputs:
+        raise ConfigError(f"{file}: the graph has no inputs, expected at least one with a batch dimension")
+    if len(batch_dims) > 1:
+        sizes = ", ".join(f"{node.name} {node.shape}" for node in session.inputs)
+        raise ConfigError(f"{file}: inputs have different batch dimensions ({sizes})")
+    return inputs, batch_dims.pop()
+
+
+def _read_outputs(
+    session: Session, inputs: Mapping[str, Tensor], fixed: int | None
+) -> tuple[dict[str, Spec], frozenset[str]]:
+    """The outputs, and the names of those whose first dimension is not the batch."""
+    file = session.path.name
+    batch_dims = {node.shape[0] for node in session.inputs} - {None}
+    outputs: dict[str, Spec] = {}
+    whole = set()
+    tried: dict[str, Any] | None = None
+    for node in session.outputs:
+        if node.type in MAPS:
+            outputs[node.name] = Json()
+            continue
+        dtype = _dtype(f"{file}: output {node.name!r}", node.type)
+        shape = list(node.shape or [])
+        if shape and shape[0] in batch_dims:
+            outputs[node.name] = Tensor(dtype, _free(shape[1:]))
+            continue
+        if tried is None:
+            tried = _tried(session, inputs, fixed or TRIAL_ROWS)
+        seen = np.shape(tried[node.name]) if node.name in tried else None
+        if seen is None and not shape:
+            raise ConfigError(
+                f"{file}: output {node.name!r} has no shape in the graph, expected a batch dimension first"
+            )
+        if seen[:1] == (fixed or TRIAL_ROWS,) if seen is not None else not isinstance(shape[0], int):
+            outputs[node.name] = Tensor(dtype, _agreed(shape, seen)[1:])
+        elif fixed is None or fixed == 1:
+            whole.add(node.name)
+            outputs[node.name] = Tensor(dtype, _agreed(shape, seen))
+        else:
+            # Rows that only fill the batch up would have a part in the result.
+            raise ConfigError(
+                f"{file}: output {node.name!r} has no batch dimension (its shape is {shape}), but the inputs always "
+                f"hold {fixed} rows: expected inputs of one row, or of any number"
+            )
+    return outputs, frozenset(whole)
+
+
+def _dtype(what: str, onnx_type: str) -> str:
+    if onnx_type not in DTYPES:
+        raise ConfigError(f"{what} has the type {onnx_type}, expected a tensor of {', '.join(DTYPES.values())}")
+    return DTYPES[onnx_type]
+
+
+def _tried(session: Session, inputs: Mapping[str, Tensor], rows: int) -> dict[str, Any]:
+    """The outputs of a trial run, or none when the graph does not take zeros."""
+    try:
+        return _trial(session, inputs, rows)
+    except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base
+        logger.debug("%s: no trial run: %s", session.path.name, error)
+        return {}
+
+
+def _trial(session: Session, inputs: Mapping[str, Tensor], rows: int) -> dict[str, Any]:
+    """The outputs for zeros, free dimensions in the first size that the graph takes; raises what the last raised."""
+    sizes = TRIAL_SIZES if _has_free(inputs) else TRIAL_SIZES[:1]
+    batches = [{name: (rows, *_sized(spec, size)) for name, spec in inputs.items()} for size in sizes]
+    bounded = [shapes for shapes in batches[1:] if sum(map(math.prod, shapes.values())) <= MAX_TRIAL_ELEMENTS]
+    *others, last = [batches[0], *bounded]
+    for shapes in others:
+        try:
+            return session.run(_zeros(inputs, shapes))
+        except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base
+            logger.debug("%s: zeros of the shapes %s do not fit: %s", session.path.name, shapes, error)
+    return session.run(_zeros(inputs, last))
+
+
+def _sized(spec: Tensor, size: int) -> tuple[int, ...]:
+    return tuple(size if dim is None else dim for dim in spec.shape)
+
+
+def _zeros(inputs: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
+    """Zeros, False and empty strings."""
+    return {
+        name: np.full(shapes[name], "", object) if spec.dtype == "str" else np.zeros(shapes[name], spec.dtype)
+        for name, spec in inputs.items()
+    }
+
+
+def _has_free(inputs: Mapping[str, Tensor]) -> bool:
+    return any(None in spec.shape or spec.dtype == "str" for spec in inputs.values())
+
+
+def _agreed(declared: list[int | str | None], seen: tuple[int, ...] | None) -> tuple[int | None, ...]:
+    """The declared dimensions that a trial run confirmed; the others are free."""
+    if seen is None:
+        return _free(declared)
+    if len(declared) != len(seen):
+        return (None,) * len(seen)
+    return tuple(size if size == dim else None for dim, size in zip(declared, seen, strict=True))
 
 
 def _free(shape: list[int | str | None]) -> tuple[int | None, ...]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import importlib.util
 import re
@@ -42,12 +43,23 @@ def locate(text: str | None, model_dir: Path | None, cwd: Path) -> Target:
 
     Raises ConfigError that says what came and what was expected.
     """
-    if text is None:
-        if model_dir is None:
-            raise ConfigError(f"no TARGET and no model directory to look in: expected {FORMS}")
-        if not model_dir.is_dir():
-            raise ConfigError(f"no TARGET, and the model directory {str(model_dir)!r} does not exist: expected {FORMS}")
-        return _in_directory(model_dir.resolve(), str(model_dir), None)
+    try:
+        return _in_model_dir(model_dir, cwd) if text is None else _named(text, cwd)
+    except OSError as error:
+        # A directory that this user may not enter, a name that the file system cannot hold.
+        raise ConfigError(f"TARGET {text or str(model_dir)!r}: {error.strerror or error}") from error
+
+
+def _in_model_dir(model_dir: Path | None, cwd: Path) -> Target:
+    if model_dir is None:
+        raise ConfigError(f"no TARGET and no model directory to look in: expected {FORMS}")
+    directory = (cwd / model_dir).resolve()
+    if not directory.is_dir():
+        raise ConfigError(f"no TARGET, and the model directory {str(model_dir)!r} does not exist: expected {FORMS}")
+    return _in_directory(directory, str(model_dir), None)
+
+
+def _named(text: str, cwd: Path) -> Target:
     name, _, class_name = text.rpartition(":") if ":" in text else (text, "", "")
     if class_name and not CLASS.fullmatch(class_name):
         raise ConfigError(f"TARGET {text!r}: expected a class name after the colon, got {class_name!r}")
@@ -76,7 +88,8 @@ def load_class(target: Target) -> type[Predictor]:
         module = _import(target)
     except ServeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        # `sys.exit()` in a module would end the worker without a word.
         raise LoadFailed(f"{target.text}: {type(error).__name__}: {error}", cause=error) from error
     if target.class_name is not None:
         found = getattr(module, target.class_name, None)
@@ -102,8 +115,8 @@ def _in_directory(directory: Path, text: str, class_name: str | None) -> Target:
             target = _of_file(directory / name, text, class_name)
             # The model lies at the top even when the code is in code/.
             return Target("file", text, directory, path=target.path, class_name=class_name)
-    scripts = [path for path in sorted(directory.glob("*.py")) if _defines_predictor(path)]
-    models = [] if class_name else sorted(directory.glob("*.onnx")) or sorted(directory.glob("*/*.onnx"))
+    scripts = [path for path in _visible(directory, "*.py") if _defines_predictor(path)]
+    models = [] if class_name else _visible(directory, "*.onnx") or _visible(directory, "*/*.onnx")
     candidates = scripts or models
     if len(candidates) == 1:
         return _of_file(candidates[0], text, class_name)
@@ -113,6 +126,12 @@ def _in_directory(directory: Path, text: str, class_name: str | None) -> Target:
         )
     names = ", ".join(str(path.relative_to(directory)) for path in candidates)
     raise ConfigError(f"TARGET {text!r}: the directory holds several candidates ({names}); name one of them")
+
+
+def _visible(directory: Path, pattern: str) -> list[Path]:
+    """Files that match, hidden ones left out: tar on a Mac puts `._model.onnx` beside `model.onnx`."""
+    found = sorted(directory.glob(pattern))
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(directory).parts)]
 
 
 def _has_code(directory: Path) -> bool:
@@ -142,14 +161,14 @@ def _import(target: Target) -> ModuleType:
         try:
             return importlib.import_module(target.module)
         except ModuleNotFoundError as error:
-            if error.name is not None and target.module.startswith(error.name):
+            if error.name is not None and f"{target.module}.".startswith(f"{error.name}."):
                 raise ConfigError(f"TARGET {target.text!r}: no module {error.name!r}") from error
             raise
     assert target.path is not None  # noqa: S101 - a file target always has one
     _first_on_path(target.path.parent)
     # The platform's model directory is not ours to write into, and may be read-only.
     sys.dont_write_bytecode = True
-    name = target.path.stem if target.path.stem.isidentifier() else "predictor"
+    name = _module_name(target.path)
     spec = importlib.util.spec_from_file_location(name, target.path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"TARGET {target.text!r}: expected a Python file")
@@ -166,6 +185,15 @@ def _import(target: Target) -> ModuleType:
             del sys.modules[name]
         raise
     return module
+
+
+def _module_name(path: Path) -> str:
+    """The file's stem, by which its siblings and pickles know it, made unique where another module has that name."""
+    stem = path.stem if path.stem.isidentifier() else "predictor"
+    loaded = sys.modules.get(stem)
+    if stem not in sys.stdlib_module_names and (loaded is None or getattr(loaded, "__file__", None) == str(path)):
+        return stem
+    return f"{stem}_{hashlib.sha256(bytes(path)).hexdigest()[:12]}"
 
 
 def _first_on_path(directory: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,113 @@ def test_strings_and_maps(tmp_path: Path) -> None:
         }
 
 
+def nonzero(path: Path, batch: Any = "N") -> Path:
+    """As many rows as `x` has values that are not 0, as detectors give boxes."""
+    return save(
+        path,
+        [
+            helper.make_node("NonZero", ["x"], ["found"]),
+            helper.make_node("Transpose", ["found"], ["boxes"], perm=[1, 0]),
+        ],
+        [value("x", FLOAT, [batch, 3])],
+        [value("boxes", INT64, ["found", 2])],
+    )
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_an_output_of_any_length_is_no_batch(tmp_path: Path, batch: Any) -> None:
+    path = nonzero(tmp_path / "model.onnx", batch)
+    assert predictor_class(path).outputs == {"boxes": Tensor("int64", (None, 2))}
+    with Client(path, platform="sagemaker") as client:
+        reply = client.post("/invocations", json=[[1, 0, 5], [0, 0, 0], [0, 1, 0]])
+        assert reply.json() == {"predictions": [[[0, 0], [0, 2]], [], [[0, 1]]]}
+
+
+@pytest.mark.parametrize("declared", [["lost", 3], [None, 3], [1, 3]])
+def test_a_batch_dimension_whose_name_was_lost_is_found(tmp_path: Path, declared: list[Any]) -> None:
+    """Exporters name it differently in the outputs, or leave the 1 there that they traced with."""
+    path = save(
+        tmp_path / "model.onnx",
+        [helper.make_node("Neg", ["x"], ["y"])],
+        [value("x", FLOAT, ["N", 3])],
+        [value("y", FLOAT, declared)],
+    )
+    cls = predictor_class(path)
+    assert (cls.outputs, cls.batching.max_size > 1) == ({"y": Tensor("float32", (3,))}, True)
+    with Client(path, platform="sagemaker") as client:
+        reply = client.post("/invocations", json=[[1, 2, 3], [4, 5, 6]])
+        assert reply.json() == {"predictions": [[-1, -2, -3], [-4, -5, -6]]}
+
+
+def reshaped(path: Path, *, by_caller: bool) -> Path:
+    """An output of which not even the rank is known."""
+    size = "size"
+    nodes = [
+        helper.make_node("Shape", ["x"], ["ints"]),
+        helper.make_node("Cast", ["ints"], ["floats"], to=FLOAT),
+        helper.make_node("Cast", ["floats"], [size], to=INT64),
+    ]
+    inputs = [value("x", FLOAT, ["N", 4])]
+    if by_caller:
+        size = "asked"
+        nodes = [helper.make_node("ReduceMax", ["sizes"], [size], axes=[0], keepdims=0)]
+        inputs.append(value("sizes", INT64, ["N", "rank"]))
+    return save(path, [*nodes, helper.make_node("Reshape", ["x", size], ["y"])], inputs, [value("y", FLOAT, None)])
+
+
+def test_an_unknown_shape_is_tried_out(tmp_path: Path) -> None:
+    path = reshaped(tmp_path / "model.onnx", by_caller=False)
+    assert predictor_class(path).outputs == {"y": Tensor("float32", (None,))}
+    with Client(path, platform="sagemaker") as client:
+        reply = client.post("/invocations", json=[[1, 2, 3, 4], [5, 6, 7, 8]])
+        assert reply.json() == {"predictions": [[1, 2, 3, 4], [5, 6, 7, 8]]}
+
+
+def test_pictures_of_any_size_are_served(tmp_path: Path) -> None:
+    """One pixel is too small for a convolution, so the warm-up must look for a size."""
+    ones = helper.make_tensor("ones", FLOAT, [1, 1, 3, 3], [1.0] * 9)
+    path = save(
+        tmp_path / "model.onnx",
+        [
+            helper.make_node("Constant", [], ["kernel"], value=ones),
+            helper.make_node("Conv", ["x", "kernel"], ["y"]),
+            helper.make_node("ReduceMax", ["y"], ["top"], axes=[1, 2, 3], keepdims=0),
+        ],
+        [value("x", FLOAT, ["N", 1, "height", "width"])],
+        [value("top", FLOAT, ["N"])],
+    )
+    with Client(path, platform="sagemaker") as client:
+        reply = client.post("/invocations", json=[[[[2, 2, 2, 2]] * 5], [[[1, 1, 1]] * 3]])
+        assert reply.json() == {"predictions": [18.0, 9.0]}
+
+
+def test_a_graph_that_takes_no_zeros_is_served_when_its_sizes_are_free(tmp_path: Path) -> None:
+    five = helper.make_tensor("five", INT64, [2], [-1, 5])
+    path = save(
+        tmp_path / "model.onnx",
+        [
+            helper.make_node("Constant", [], ["shape"], value=five),
+            helper.make_node("Reshape", ["x", "shape"], ["y"]),
+        ],
+        [value("x", FLOAT, ["N", "five"])],
+        [value("y", FLOAT, ["N", 5])],
+    )
+    with Client(path, platform="sagemaker") as client:
+        assert client.post("/invocations", json=[[1, 2, 3, 4, 5]]).json() == {"predictions": [[1, 2, 3, 4, 5]]}
+
+
+def test_any_name_is_a_good_name(tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "model.onnx",
+        [helper.make_node("Add", ["self", "context"], ["sum"])],
+        [value("self", FLOAT, ["N"]), value("context", FLOAT, ["N"])],
+        [value("sum", FLOAT, ["N"])],
+    )
+    with Client(path, platform="sagemaker") as client:
+        reply = client.post("/invocations", json={"instances": [{"self": 1, "context": 2}]})
+        assert reply.json() == {"predictions": [3.0]}
+
+
 def scalar(path: Path) -> Path:
     return save(path, [helper.make_node("Neg", ["x"], ["y"])], [value("x", FLOAT, [])], [value("y", FLOAT, [])])
 
@@ -156,9 +264,32 @@ def two_batches(path: Path) -> Path:
     )
 
 
+def total_of_four(path: Path) -> Path:
+    """With fewer than four rows, the filling would be in the total."""
+    nodes = [helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0)]
+    return save(path, nodes, [value("x", FLOAT, [4, 2])], [value("total", FLOAT, [])])
+
+
+def no_inputs(path: Path) -> Path:
+    one = helper.make_tensor("one", FLOAT, [1], [1.0])
+    return save(path, [helper.make_node("Constant", [], ["y"], value=one)], [], [value("y", FLOAT, [1])])
+
+
+def bfloat16(path: Path) -> Path:
+    nodes = [helper.make_node("Cast", ["x"], ["y"], to=FLOAT)]
+    return save(path, nodes, [value("x", TensorProto.BFLOAT16, ["N"])], [value("y", FLOAT, ["N"])])
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
-    [(scalar, "'x' is a scalar"), (two_batches, r"different batch dimensions \(x \[2, 1\], w \[3, 1\]\)")],
+    [
+        (scalar, "'x' is a scalar"),
+        (two_batches, r"different batch dimensions \(x \[2, 1\], w \[3, 1\]\)"),
+        (total_of_four, "output 'total' has no batch dimension .* the inputs always hold 4 rows"),
+        (no_inputs, "no inputs"),
+        (partial(reshaped, by_caller=True), "output 'y' has no shape"),
+        (bfloat16, r"input 'x' has the type tensor\(bfloat16\), expected a tensor of float32, "),
+    ],
 )
 def test_models_without_a_batch_are_refused(tmp_path: Path, make: Callable[[Path], Path], says: str) -> None:
     with pytest.raises(ConfigError, match=says):

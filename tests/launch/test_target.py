@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +97,33 @@ def test_imported_and_abstract_predictors_do_not_count(tmp_path: Path) -> None:
     assert class_of("mine.py", tmp_path) == "Mine"
 
 
+def test_a_file_named_like_another_module_does_not_replace_it(tmp_path: Path) -> None:
+    write(tmp_path / "json.py")
+    write(tmp_path / "one" / "predictor.py", "One")
+    write(tmp_path / "two" / "predictor.py", "Two")
+    classes = [load_class(locate(text, None, tmp_path)) for text in ("json.py", "one", "two")]
+    assert sys.modules["json"] is json
+    assert [sys.modules[cls.__module__].__dict__[cls.__name__] for cls in classes] == classes
+
+
+def test_the_same_file_keeps_its_module_name(tmp_path: Path) -> None:
+    write(tmp_path / "mine.py")
+    names = {load_class(locate("mine.py", None, tmp_path)).__module__ for _ in range(2)}
+    assert names == {"mine"}
+
+
+def test_hidden_files_are_no_candidates(tmp_path: Path) -> None:
+    for name in ("net.onnx", "._net.onnx"):
+        (tmp_path / name).touch()
+    (tmp_path / "._mine.py").write_bytes(b"\x00\x05\x16\x07")
+    assert locate(str(tmp_path), None, Path("/")).path == tmp_path / "net.onnx"
+
+
+def test_a_relative_model_dir_is_under_the_given_directory(tmp_path: Path) -> None:
+    write(tmp_path / "model" / "predictor.py")
+    assert locate(None, Path("model"), tmp_path).path == tmp_path / "model" / "predictor.py"
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -106,6 +134,7 @@ def test_imported_and_abstract_predictors_do_not_count(tmp_path: Path) -> None:
         ("empty", "holds no predictor.py"),
         ("several", r"several candidates \(a.py, b.py\)"),
         ("model.onnx:Net", "no classes"),
+        ("long/" + "x" * 5000, "TARGET"),
         (None, "no TARGET"),
     ],
 )
@@ -128,12 +157,19 @@ def test_what_cannot_be_located(tmp_path: Path, text: str | None, says: str) -> 
         ("import no_such_module\n", LoadFailed, "ModuleNotFoundError: No module named 'no_such_module'"),
         ("1 / 0\n", LoadFailed, "ZeroDivisionError"),
         ("def broken(:\n", LoadFailed, "SyntaxError"),
+        ("raise SystemExit('no weights')\n", LoadFailed, "SystemExit: no weights"),
     ],
 )
 def test_what_cannot_be_loaded(tmp_path: Path, source: str, kind: type[Exception], says: str) -> None:
     (tmp_path / "mine.py").write_text(source)
     with pytest.raises(kind, match=says):
         class_of("mine.py", tmp_path)
+
+
+def test_a_missing_dependency_is_not_taken_for_the_target(tmp_path: Path) -> None:
+    write(tmp_path / "nosuch_model.py", before="import nosuch\n")
+    with pytest.raises(LoadFailed, match="No module named 'nosuch'"):
+        class_of("nosuch_model:Mine", tmp_path)
 
 
 @pytest.mark.parametrize(
