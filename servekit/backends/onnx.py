@@ -56,7 +56,9 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = FATAL_LEVEL
         workers = int(os.environ.get("SERVEKIT_WORKERS_EFFECTIVE") or 1)
-        options.intra_op_num_threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        # The launcher knows a container's CPU quota, which the affinity mask does not show.
+        cpus = int(os.environ.get("SERVEKIT_CPUS_EFFECTIVE") or len(os.sched_getaffinity(0)))
+        options.intra_op_num_threads = max(1, cpus // workers)
         options.inter_op_num_threads = 1
         if workers > 1:
             # Spinning threads of one worker would burn the CPUs of its siblings.

@@ -22,6 +22,7 @@ from gunicorn.errors import HaltServer
 from servekit.contract import State
 from servekit.launch import logs
 from servekit.launch.board import MAX_WORKERS, Board, Phase
+from servekit.launch.cpus import usable_cpus
 from servekit.launch.settings import Settings
 
 BOOT_ERROR = 3
@@ -265,6 +266,7 @@ def run(settings: Settings) -> NoReturn:
     # Relative names are resolved by now; a model directory must never be where Python or gunicorn look for files.
     os.chdir("/")
     os.environ["SERVEKIT_WORKERS_EFFECTIVE"] = str(settings.workers)
+    os.environ["SERVEKIT_CPUS_EFFECTIVE"] = str(usable_cpus())
     # onnxruntime reports home unless it is told not to before its import; a served model calls nobody.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     Application(settings).run()

@@ -27,7 +27,7 @@ MEBIBYTE = 1024 * 1024
 WHOLE = re.compile(r"[0-9]{1,18}")
 LEVELS = ("debug", "info", "warning", "error", "critical")
 # Not options, but not typing errors either.
-INTERNAL = frozenset([PREFIX + "WORKERS_EFFECTIVE"])
+INTERNAL = frozenset([PREFIX + "WORKERS_EFFECTIVE", PREFIX + "CPUS_EFFECTIVE"])
 
 
 @dataclass(frozen=True, slots=True)
