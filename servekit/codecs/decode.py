@@ -52,13 +52,13 @@ def decode(call: Infer, signature: Signature, limits: Limits) -> Decoded:
     if kind in JSON_LINES:
         return table.decode_json_lines(decode_text(body, charset_of(parameters)), signature, limits)
     if kind == NPZ:
-        return _arrays(npy.decode_npz(body, list(signature.inputs), limits), signature)
+        return _arrays(npy.decode_npz(body, list(signature.inputs), limits), signature, limits)
     only = signature.only_input
     if only is None:
         raise _unsupported(call.content_type, signature)
     name, spec = only
     if kind == NPY and isinstance(spec, (Tensor, Image)):
-        return _arrays({name: npy.decode(body, f"npy: {name}")}, signature)
+        return _arrays({name: npy.decode(body, f"npy: {name}")}, signature, limits)
     if kind == "text/plain" and isinstance(spec, Text):
         return Decoded(1, {name: [decode_text(body, charset_of(parameters))]}, ITEM)
     if isinstance(spec, Image) and (_is_picture(kind) or kind == OCTETS):
@@ -98,16 +98,15 @@ def decode_file(spec: Spec, name: str, body: bytes, media_types: Sequence[str], 
         part = form.Part(name, filename, "", body)
         return form.uploads([part], spec, limits)[0]
     kinds = [parse_media_type(media_type)[0] for media_type in media_types]
-    alone = Signature({name: spec}, {name: spec})
     if isinstance(spec, Tensor) and ("text/csv" in kinds or filename.endswith(".csv")):
-        decoded = table.decode_csv(decode_text(body), alone, limits)
-        if decoded.rows != 1:
-            raise InvalidInput(f"expected 1 line of CSV, got {decoded.rows}")
-        return decoded.columns[name][0]
+        return form.csv_item(decode_text(body), spec, name, limits)
     if isinstance(spec, Text):
         return decode_text(body)
     if body.startswith(b"\x93NUMPY") and isinstance(spec, Tensor):
-        return array_column(npy.decode(body, name), spec, name)[0]
+        column = array_column(npy.decode(body, name), spec, name, limits)
+        if len(column) != 1:
+            raise InvalidInput(f"{name}: expected one item, {spec}, got {len(column)} rows")
+        return column[0]
     return column_of([jsonbody.parse(body)], spec, lambda _: name, limits)[0]
 
 
@@ -128,13 +127,13 @@ def _sniff(call: Infer, signature: Signature, limits: Limits, *, urlencoded: boo
                 return fields
         if only is not None and isinstance(only[1], Image):
             return Decoded(1, {only[0]: image.decode(call.body, only[1], limits, only[0])[None]}, ITEM)
-    if only is not None and isinstance(only[1], File):
-        return Decoded(1, {only[0]: [call.body]}, ITEM)
+        if only is not None and isinstance(only[1], File):
+            return Decoded(1, {only[0]: [call.body]}, ITEM)
     return jsonbody.decode(call, call.body, signature, limits)
 
 
-def _arrays(arrays: dict[str, Any], signature: Signature) -> Decoded:
-    columns = {name: array_column(arrays[name], spec, name) for name, spec in signature.inputs.items()}
+def _arrays(arrays: dict[str, Any], signature: Signature, limits: Limits) -> Decoded:
+    columns = {name: array_column(arrays[name], spec, name, limits) for name, spec in signature.inputs.items()}
     lengths = {len(column) for column in columns.values()}
     if len(lengths) > 1:
         got = ", ".join(f"{name} {len(column)}" for name, column in columns.items())

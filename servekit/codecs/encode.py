@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import io
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -24,6 +25,7 @@ CSV, PLAIN, PNG, OCTETS = "text/csv", "text/plain", "image/png", "application/oc
 NPY, NPZ = "application/x-npy", "application/x-npz"
 
 Nan = Literal["error", "null"]
+NOT_JSON = (orjson.JSONEncodeError, TypeError, RecursionError)
 
 
 def negotiate(call: Infer, signature: Signature) -> str:
@@ -72,15 +74,15 @@ def encode(
         return _json(form, columns, rows, signature, nan)
     if media_type in JSON_LINES:
         ready = {name: _ready(name, columns[name], spec, nan) for name, spec in signature.outputs.items()}
-        return b"".join(_dump({name: ready[name][i] for name in ready}) + b"\n" for i in range(rows))
+        return b"".join(_dump({name: ready[name][i] for name in ready}, ready) + b"\n" for i in range(rows))
     if media_type == CSV:
         return _csv(columns, rows, signature)
     if media_type == NPZ:
-        return npy.encode_npz({name: np.asarray(columns[name]) for name in signature.outputs})
+        return npy.encode_npz({name: _array(name, columns[name]) for name in signature.outputs})
     name, spec = next(iter(signature.outputs.items()))
     column = columns[name]
     if media_type == NPY:
-        return npy.encode(np.asarray(column))
+        return npy.encode(_array(name, column))
     if media_type == PLAIN:
         lines = [_cell(value) for value in column]
         return "\n".join(lines).encode("utf-8", "replace") + (b"" if form.kind == "item" else b"\n")
@@ -95,14 +97,14 @@ def encode_output(spec: Spec, value: Any, media_type: str, *, name: str = "outpu
     if isinstance(spec, Image) and kind.startswith("image/"):
         return image.encode(value, name)
     if isinstance(spec, File) and kind != JSON:
-        return bytes(value)
+        return _bytes(name, value)
     if kind == NPY:
-        return npy.encode(np.asarray(value))
+        return npy.encode(_array(name, value))
     if kind == CSV:
         return _csv({name: [value]}, 1, Signature({name: spec}, {name: spec}))
     if kind == PLAIN:
         return _cell(value).encode("utf-8", "replace")
-    return _dump(_ready(name, [value], spec, nan)[0])
+    return _dump(_ready(name, [value], spec, nan)[0], {name: [value]})
 
 
 def result_object(signature: Signature, columns: Mapping[str, Column], row: int) -> dict[str, Any]:
@@ -116,7 +118,7 @@ def _json(form: Form, columns: Mapping[str, Column], rows: int, signature: Signa
     ready = {name: _ready(name, columns[name], spec, nan) for name, spec in signature.outputs.items()}
     envelope = form.envelope
     if form.kind == "item" or envelope is None:
-        return _dump({name: column[0] for name, column in ready.items()})
+        return _dump({name: column[0] for name, column in ready.items()}, ready)
     if form.kind == "columns":
         results: Any = ready
     elif len(ready) == 1 and not envelope.results_as_objects:
@@ -127,7 +129,7 @@ def _json(form: Form, columns: Mapping[str, Column], rows: int, signature: Signa
         results = {key: results}
     if form.echo:
         results = {**form.echo, **results}
-    return _dump(results)
+    return _dump(results, ready)
 
 
 def _ready(name: str, column: Column, spec: Spec, nan: Nan) -> Any:
@@ -135,13 +137,32 @@ def _ready(name: str, column: Column, spec: Spec, nan: Nan) -> Any:
     if isinstance(spec, Image):
         return [base64.b64encode(image.encode(pixels, name)).decode() for pixels in column]
     if isinstance(spec, File):
-        return [base64.b64encode(bytes(value)).decode() for value in column]
+        return [base64.b64encode(_bytes(name, value)).decode() for value in column]
     if isinstance(column, np.ndarray):
         return _ready_array(name, column, nan)
     if nan == "error":
-        for i, value in enumerate(column):
-            _check_finite(name, value, i)
+        _check_all_finite(name, column)
     return column
+
+
+def _bytes(name: str, value: Any) -> bytes:
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        raise PredictFailed(f"output {name!r}: expected bytes for a File, got {type(value).__name__}")
+    return bytes(value)
+
+
+def _array(name: str, column: Any) -> Any:
+    """A column as one array of numbers. Raises NotAcceptable where its rows have shapes of their own."""
+    try:
+        array = np.asarray(column)
+    except ValueError as error:
+        raise NotAcceptable(
+            f"Accept: numpy's files carry rows of one shape, and those of output {name!r} differ; ask for {JSON}",
+            cause=error,
+        ) from error
+    if array.dtype.kind not in "biuf":
+        raise PredictFailed(f"output {name!r}: expected numbers, got an array of {array.dtype}")
+    return array
 
 
 def _ready_array(name: str, array: Any, nan: Nan) -> Any:
@@ -152,10 +173,21 @@ def _ready_array(name: str, array: Any, nan: Nan) -> Any:
         if array.dtype.itemsize == 2:
             array = array.astype(np.float32)
     elif array.dtype.kind not in "biu":
-        return array.tolist()
+        values = array.tolist()
+        if nan == "error":
+            _check_all_finite(name, values)
+        return values
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     return np.ascontiguousarray(array)
+
+
+def _check_all_finite(name: str, column: list[Any]) -> None:
+    for i, value in enumerate(column):
+        try:
+            _check_finite(name, value, i)
+        except RecursionError as error:
+            raise PredictFailed(f"output {name!r}, row {i}: nested too deep for JSON", cause=error) from error
 
 
 def _check_finite(name: str, value: Any, row: int) -> None:
@@ -168,7 +200,10 @@ def _check_finite(name: str, value: Any, row: int) -> None:
     elif isinstance(value, Mapping):
         for item in value.values():
             _check_finite(name, item, row)
-    elif isinstance(value, (list, tuple)):
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for member in dataclasses.fields(value):
+            _check_finite(name, getattr(value, member.name), row)
+    elif isinstance(value, (list, tuple, set, frozenset)):
         for item in value:
             _check_finite(name, item, row)
 
@@ -180,11 +215,23 @@ def _not_a_number(name: str, row: int) -> Unprocessable:
     )
 
 
-def _dump(document: Any) -> bytes:
+def _dump(document: Any, outputs: Mapping[str, Any]) -> bytes:
+    """Raises PredictFailed that names which of the `outputs` in the document is at fault."""
     try:
-        return orjson.dumps(document, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
-    except (orjson.JSONEncodeError, TypeError, RecursionError) as error:
+        return _json_bytes(document)
+    except NOT_JSON as error:
+        for name, column in outputs.items():
+            try:
+                _json_bytes(column)
+            except NOT_JSON as fault:
+                raise PredictFailed(
+                    f"output {name!r}: the predictor's result is not JSON: {fault}", cause=fault
+                ) from fault
         raise PredictFailed(f"the predictor's result is not JSON: {error}", cause=error) from error
+
+
+def _json_bytes(document: Any) -> bytes:
+    return orjson.dumps(document, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
 
 
 def _plain(value: Any) -> Any:
@@ -194,7 +241,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, (set, frozenset)):
-        return sorted(value)
+        try:
+            return sorted(value)
+        except TypeError:  # of several kinds
+            return list(value)
     raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")
 
 

@@ -9,10 +9,10 @@ from urllib.parse import parse_qsl
 
 import multipart
 
-from servekit.codecs import jsonbody, npy
+from servekit.codecs import image, jsonbody, npy, table
 from servekit.codecs.media import decode_text, parse_media_type, shown
 from servekit.codecs.nouns import ITEM, Column, Decoded, Form, Limits
-from servekit.codecs.values import array_column, column_of, describe, fits
+from servekit.codecs.values import array_column, column_of, describe, fits, stack
 from servekit.contract import INSTANCES
 from servekit.errors import InvalidInput, TooLarge
 from servekit.signature import File, Image, Json, Signature, Spec, Tensor, Text
@@ -116,46 +116,60 @@ def _from_parts(parts: list[Part], fields: Sequence[tuple[str, str]], signature:
 def _column(parts: list[Part], spec: Spec, limits: Limits) -> Column:
     if isinstance(spec, (Image, File)):
         return uploads(parts, spec, limits)
-    return column_of([_value(part, spec) for part in parts], spec, lambda i: parts[i].label, limits)
+    return column_of([_value(part, spec, limits) for part in parts], spec, lambda i: parts[i].label, limits)
 
 
 def uploads(parts: list[Part], spec: Image | File, limits: Limits) -> Column:
     """The column of an input that takes files."""
-    from servekit.codecs import image
-    from servekit.codecs.values import stack
-
     for part in parts:
         if part.filename is None:
             raise InvalidInput(f"{part.label}: expected an uploaded file ({spec}), got a text field")
     if isinstance(spec, File):
         return [part.body for part in parts]
-    return stack([image.decode(part.body, spec, limits, part.label) for part in parts])
+    pictures = (image.decode(part.body, spec, limits, part.label) for part in parts)
+    return stack(image.bounded(pictures, parts[0].name, limits))
 
 
-def _value(part: Part, spec: Spec) -> Any:
-    """The JSON value, text or nested list that a part holds."""
+def _value(part: Part, spec: Spec, limits: Limits) -> Any:
+    """The JSON value, text or nested list that a part holds.
+
+    A plain field of a Json input that is no JSON is the text that it is (`-F mode=fast`); a file must be JSON.
+    """
     if isinstance(spec, Text):
         return _text(part)
     kind, _ = parse_media_type(part.content_type)
     if kind == "application/x-npy" or part.body.startswith(b"\x93NUMPY"):
-        return _array_value(part, spec)
+        return _array_value(part, spec, limits)
+    if kind == "text/csv" and isinstance(spec, Tensor):
+        return csv_item(_text(part), spec, part.name, limits).tolist()
     if isinstance(spec, Tensor) and spec.dtype == "str" and not spec.shape:
         return _text(part)
     try:
         return jsonbody.parse(part.body)
     except InvalidInput as error:
-        if isinstance(spec, Json):
+        if isinstance(spec, Json) and part.filename is None:
             return _text(part)
-        raise InvalidInput(f"{part.label}: expected {spec}, got {describe(_text(part))}", cause=error) from error
+        came = (
+            describe(_text(part)) if part.filename is None else error.message.removeprefix("body: expected JSON, got ")
+        )
+        raise InvalidInput(f"{part.label}: expected {spec}, got {came}", cause=error) from error
 
 
-def _array_value(part: Part, spec: Spec) -> Any:
+def csv_item(text: str, spec: Tensor, name: str, limits: Limits) -> Any:
+    """One item, an array of the input's shape, from one line of CSV."""
+    decoded = table.decode_csv(text, Signature({name: spec}, {name: spec}), limits)
+    if decoded.rows != 1:
+        raise InvalidInput(f"{name}: expected 1 line of CSV, got {decoded.rows}")
+    return decoded.columns[name][0]
+
+
+def _array_value(part: Part, spec: Spec, limits: Limits) -> Any:
     if not isinstance(spec, Tensor):
         raise InvalidInput(f"{part.label}: expected {spec}, got an npy array")
     array = npy.decode(part.body, part.label)
     if not fits(array.shape, spec.shape):
         raise InvalidInput(f"{part.label}: expected {spec}, got an array of shape {array.shape}")
-    column = array_column(array, spec, part.label)
+    column = array_column(array, spec, part.label, limits)
     return column[0].tolist()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 import warnings
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,11 @@ BACKGROUND = (255, 255, 255, 255)
 FLOAT_PIXEL_BYTES = 4 * 4
 # What Pillow's decoders raise on damaged files.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, ZeroDivisionError, OverflowError)
+ORIENTATION = 0x0112
+UPRIGHT = 1
 
 # The warning filters that `catch_warnings` changes belong to the whole process.
-_opening = threading.Lock()
+_filters = threading.Lock()
 
 
 def decode(body: bytes, spec: Image, limits: Limits, where: str) -> NDArray[np.float32]:
@@ -38,22 +42,15 @@ def decode(body: bytes, spec: Image, limits: Limits, where: str) -> NDArray[np.f
     if not body:
         raise InvalidInput(f"{where}: expected an image, got an empty body")
     try:
-        with _opening, warnings.catch_warnings():
-            # Pillow's own bomb warning would only repeat the check below.
-            warnings.simplefilter("ignore")
+        with _no_warnings():  # Pillow's own bomb warning would only repeat the check below
             opened = Pillow.open(io.BytesIO(body), formats=limits.image_formats)
         with opened as picture:
-            width, height = picture.size
-            if width * height > limits.max_image_pixels:
-                raise TooLarge(
-                    f"{where}: expected an image of at most {limits.max_image_pixels} pixels, got {width}x{height}"
-                )
-            if spec.height is None and width * height * FLOAT_PIXEL_BYTES > limits.max_array_bytes:
-                raise TooLarge(
-                    f"{where}: expected an image of at most {limits.max_array_bytes} bytes, got {width}x{height} pixels"
-                )
+            _check_size(*picture.size, spec, limits, where)
             picture.load()
-            return _pixels(ImageOps.exif_transpose(picture), spec)
+            with _no_warnings():  # of damaged EXIF data
+                turned = picture.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT
+                upright = ImageOps.exif_transpose(picture) if turned else picture
+            return _pixels(upright, spec)
     except UnidentifiedImageError as error:
         formats = ", ".join(limits.image_formats)
         raise InvalidInput(f"{where}: expected an image ({formats}), got other bytes", cause=error) from error
@@ -65,13 +62,45 @@ def decode(body: bytes, spec: Image, limits: Limits, where: str) -> NDArray[np.f
         raise InvalidInput(f"{where}: expected a whole image, got a damaged or truncated one", cause=error) from error
 
 
+def bounded(pictures: Iterable[NDArray[Any]], where: str, limits: Limits) -> list[NDArray[Any]]:
+    """All pictures of one body, decoded one by one until they outgrow the limit. Raises TooLarge."""
+    kept = []
+    total = 0
+    for picture in pictures:
+        total += picture.nbytes
+        if total > limits.max_array_bytes:
+            raise TooLarge(f"{where}: expected at most {limits.max_array_bytes} bytes of pixels in one body, got more")
+        kept.append(picture)
+    return kept
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    with _filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _check_size(width: int, height: int, spec: Image, limits: Limits, where: str) -> None:
+    """Both what the file holds and what it is resized to, before either is in memory."""
+    if width * height > limits.max_image_pixels:
+        raise TooLarge(f"{where}: expected an image of at most {limits.max_image_pixels} pixels, got {width}x{height}")
+    # A photo may lie on its side, so that either of its sizes is the one that stays free.
+    pixels = max((spec.height or high) * (spec.width or wide) for wide, high in ((width, height), (height, width)))
+    if (spec.height is None or spec.width is None) and pixels * FLOAT_PIXEL_BYTES > limits.max_array_bytes:
+        raise TooLarge(
+            f"{where}: expected an image of at most {limits.max_array_bytes} bytes, got {width}x{height} pixels"
+        )
+
+
 def _pixels(picture: Any, spec: Image) -> NDArray[np.float32]:
     from PIL import Image as Pillow
 
     if picture.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
-        # Pillow clips these to 255 when it converts them; 16 bits are what such files hold.
-        deep = np.asarray(picture, np.float32)
-        if deep.size and deep.max() > 255:
+        # Pillow clips these to 255 when it converts them.
+        deep = np.array(picture, np.float32)
+        # "I" and "F" do not say their range: 16 bits, unless all values fit 8.
+        if picture.mode.startswith("I;16") or deep.max(initial=0) > 255:
             deep /= 257.0
         picture = Pillow.fromarray(deep.clip(0, 255).round().astype(np.uint8))
     if spec.mode != "RGBA" and (picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info):
@@ -86,10 +115,13 @@ def _pixels(picture: Any, spec: Image) -> NDArray[np.float32]:
 
 def encode(pixels: Any, name: str) -> bytes:
     """An array (height, width[, channels]) of values 0 to 255 as PNG. Raises PredictFailed."""
-    from PIL import Image as Pillow
-
+    try:
+        from PIL import Image as Pillow
+    except ImportError as error:
+        raise PredictFailed(f"output {name!r}: images need the extra servekit[image]", cause=error) from error
     array = np.asarray(pixels)
-    if array.dtype.kind not in "iuf" or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+    flat = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype.kind not in "biuf" or not flat or array.size == 0:
         raise PredictFailed(f"output {name!r}: expected pixels (height, width[, 3 or 4]), got shape {array.shape}")
     buffer = io.BytesIO()
     Pillow.fromarray(np.nan_to_num(array).clip(0, 255).round().astype(np.uint8)).save(buffer, "PNG")

@@ -8,9 +8,9 @@ import orjson
 
 from servekit.codecs.media import shown
 from servekit.codecs.nouns import ITEM, Decoded, Form, Limits
-from servekit.codecs.values import Where, column_of, describe
+from servekit.codecs.values import Where, check_rows, column_of, describe
 from servekit.contract import Envelope, Infer
-from servekit.errors import InvalidInput, TooLarge
+from servekit.errors import InvalidInput
 from servekit.signature import Json, Signature, Tensor, Text
 
 MISSING = object()
@@ -69,8 +69,6 @@ def item(document: Any, signature: Signature, limits: Limits, where: str) -> Dec
 
 def rows(values: list[Any], where: Where, signature: Signature, limits: Limits, *, bools: bool) -> dict[str, Any]:
     """Columns from a list of rows: values when there is one input, objects by input name otherwise."""
-    if len(values) > limits.max_rows:
-        raise TooLarge(f"{where(0)}: expected at most {limits.max_rows} rows, got {len(values)}")
     only = signature.only_input
     if only is not None:
         name, spec = only
@@ -105,6 +103,8 @@ def _enveloped(
     path = ".".join(envelope.rows_at)
     echo = {key: document[key] for key in envelope.echo if key in document}
     if not envelope.columns:
+        if _is_one_item(document, envelope.rows_at[0], signature):
+            return None
         return _rows(value, path, Form("rows", envelope, echo), signature, limits, bools=bools)
     named = isinstance(value, dict) and bool(value) and set(value) <= set(signature.inputs)
     if not named and envelope.rows_at[0] in signature.inputs:
@@ -112,11 +112,15 @@ def _enveloped(
     return _columns(value, path, Form("columns", envelope, echo), signature, limits, bools=bools)
 
 
+def _is_one_item(document: Any, key: str, signature: Signature) -> bool:
+    """Is `key` an input beside all the others, and not the place of the rows?"""
+    return len(signature.inputs) > 1 and key in signature.inputs and all(name in document for name in signature.inputs)
+
+
 def _rows(value: Any, path: str, form: Form, signature: Signature, limits: Limits, *, bools: bool) -> Decoded:
     if not isinstance(value, list):
         raise InvalidInput(f"{path}: expected a list of rows, got {describe(value)}")
-    if not value:
-        raise InvalidInput(f"{path}: expected at least 1 row, got 0 rows")
+    check_rows(len(value), path, limits)
     columns = rows(value, _element(path), signature, limits, bools=bools)
     return Decoded(len(value), columns, form)
 
@@ -135,10 +139,7 @@ def _columns(value: Any, path: str, form: Form, signature: Signature, limits: Li
     if len(set(lengths.values())) > 1:
         got = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise InvalidInput(f"{path}: expected as many rows for every input, got {got}")
-    if count == 0:
-        raise InvalidInput(f"{path}: expected at least 1 row, got 0 rows")
-    if count > limits.max_rows:
-        raise TooLarge(f"{path}: expected at most {limits.max_rows} rows, got {count}")
+    check_rows(count, path, limits)
     columns = {
         name: column_of(
             value[name],

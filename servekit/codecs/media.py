@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs as python_codecs
+import re
 from collections.abc import Sequence
 
 from multipart import parse_options_header
@@ -11,6 +12,10 @@ from servekit.errors import InvalidInput, UnsupportedMediaType
 
 MAX_HEADER_CHARS = 1024
 MAX_SHOWN_CHARS = 100
+# Python calls these text encodings, but no sender means them; idna and punycode take quadratic time.
+NO_CHARSETS = frozenset(["idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"])
+# A comma inside a quoted string does not end a media range.
+LIST_ITEM = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"|")+', re.DOTALL)
 
 
 def parse_media_type(text: str) -> tuple[str, dict[str, str]]:
@@ -25,6 +30,8 @@ def charset_of(parameters: dict[str, str]) -> str:
     try:
         info = python_codecs.lookup(name)
         "".encode(info.name)  # refuses codecs that are not text encodings
+        if info.name in NO_CHARSETS:
+            raise LookupError(info.name)
     except (LookupError, UnicodeError, ValueError):
         raise UnsupportedMediaType(f"Content-Type: expected charset=utf-8, got charset={shown(name)}") from None
     return info.name
@@ -47,7 +54,7 @@ def best_match(accept: str, offered: Sequence[str], default: str) -> str | None:
     """
     if len(accept) > MAX_HEADER_CHARS:
         raise InvalidInput(f"Accept: expected at most {MAX_HEADER_CHARS} characters, got {len(accept)}")
-    ranges = [_accept_range(part, place) for place, part in enumerate(accept.split(",")) if part.strip()]
+    ranges = [_accept_range(part, place) for place, part in enumerate(LIST_ITEM.findall(accept)) if part.strip()]
     if not ranges:
         return default
     best: tuple[tuple[float, int], str] | None = None

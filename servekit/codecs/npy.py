@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -19,6 +20,19 @@ from servekit.errors import InvalidInput, TooLarge
 
 MAX_HEADER_BYTES = 10_000
 MAX_MEMBERS = 64
+MAX_DIMENSIONS = 32
+DIRECTORY_ENTRY = b"PK\x01\x02"
+# What zipfile raises on damaged archives.
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OSError,
+)
 
 
 def decode(body: bytes, where: str) -> NDArray[Any]:
@@ -41,33 +55,58 @@ def decode(body: bytes, where: str) -> NDArray[Any]:
         # numpy hands the header to Python's own tokenizer and parser, which raise what they like on hostile text.
         raise InvalidInput(f"{where}: expected an npy array, got a damaged or different file", cause=error) from error
     shape, fortran_order, dtype = header
-    if dtype.hasobject or dtype.kind not in "biufcUS":
-        raise InvalidInput(f"{where}: expected an npy array of numbers, got dtype {dtype.kind!r} (object)")
-    if any(dim < 0 for dim in shape):
-        raise InvalidInput(f"{where}: expected an npy array, got a negative size")
+    if dtype.hasobject or dtype.kind not in "biufU" or dtype.itemsize == 0:
+        kind = "object" if dtype.hasobject else dtype
+        raise InvalidInput(f"{where}: expected an npy array of numbers or str, got dtype {shown(str(kind))}")
+    if len(shape) > MAX_DIMENSIONS:
+        raise InvalidInput(f"{where}: expected at most {MAX_DIMENSIONS} dimensions, got {len(shape)}")
+    if any(type(dim) is not int or dim < 0 for dim in shape):
+        raise InvalidInput(f"{where}: expected sizes that are not negative, got {shown(str(shape))}")
     offset = stream.tell()
     claimed, there = math.prod(shape) * dtype.itemsize, len(body) - offset
     if claimed != there:
         raise InvalidInput(f"{where}: npy header says {claimed} bytes of data, got {there}")
-    if claimed == 0:
-        return np.empty(shape, dtype)
-    flat = np.frombuffer(body, dtype, offset=offset)
-    return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)
+    flat = np.frombuffer(body, dtype, offset=offset) if there else np.empty(0, dtype)
+    if not flat.flags.aligned:
+        flat = flat.copy()  # a header of unusual length; native code expects aligned data
+    if dtype.kind == "U":
+        _check_text(flat, where)
+    try:
+        return flat.reshape(shape[::-1]).T if fortran_order else flat.reshape(shape)
+    except ValueError as error:  # no data, and yet a size that numpy cannot count
+        raise InvalidInput(f"{where}: expected sizes that fit memory, got {shown(str(shape))}", cause=error) from error
+
+
+def _check_text(flat: NDArray[Any], where: str) -> None:
+    """numpy trusts the code points of a str array; Python does not survive those that Unicode lacks."""
+    points = flat.view(np.dtype(np.uint32).newbyteorder(flat.dtype.byteorder))
+    if ((points > 0x10FFFF) | ((points >= 0xD800) & (points <= 0xDFFF))).any():
+        raise InvalidInput(f"{where}: expected an npy array of str, got code points that Unicode does not have")
 
 
 def encode(array: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    np.save(buffer, np.asarray(array, order="C"), allow_pickle=False)
     return buffer.getvalue()
 
 
 def decode_npz(body: bytes, names: list[str], limits: Limits) -> dict[str, NDArray[Any]]:
     """The arrays of an npz file by name. Raises InvalidInput, TooLarge (before anything is unpacked)."""
+    # Counted first: zipfile would make an object of every entry.
+    count = body.count(DIRECTORY_ENTRY)
+    if count > MAX_MEMBERS:
+        raise InvalidInput(f"npz: expected at most {MAX_MEMBERS} arrays, got {count}")
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             members = archive.infolist()
-            if len(members) > MAX_MEMBERS:
-                raise InvalidInput(f"npz: expected at most {MAX_MEMBERS} arrays, got {len(members)}")
+            for member in members:
+                if member.flag_bits & 1:
+                    raise InvalidInput(f"npz: expected plain arrays, got {shown(member.filename)} encrypted")
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    # What numpy writes; the other methods reserve memory that the archive chooses.
+                    raise InvalidInput(
+                        f"npz: expected stored or deflated arrays, got {shown(member.filename)} in another"
+                    )
             total = sum(member.file_size for member in members)
             if total > limits.max_array_bytes:
                 raise TooLarge(f"npz: expected at most {limits.max_array_bytes} bytes unpacked, got {total}")
@@ -79,7 +118,7 @@ def decode_npz(body: bytes, names: list[str], limits: Limits) -> dict[str, NDArr
                 with archive.open(member) as opened:
                     # The archive's own word on the size is a claim too: read no further than it.
                     arrays[name] = decode(opened.read(member.file_size), f"npz: {name}")
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+    except DAMAGED as error:
         raise InvalidInput("npz: expected a zip archive of npy arrays, got a damaged one", cause=error) from error
     missing = [name for name in names if name not in arrays]
     if missing:

@@ -14,12 +14,13 @@ import numpy as np
 from servekit.codecs import jsonbody
 from servekit.codecs.media import shown
 from servekit.codecs.nouns import Column, Decoded, Form, Limits
-from servekit.codecs.values import cast, column_of
+from servekit.codecs.values import MAX_EXACT_FLOAT, cast, check_rows, column_of, first_unfit, widened
 from servekit.contract import INSTANCES
 from servekit.errors import InvalidInput, TooLarge, UnsupportedMediaType
 from servekit.signature import Json, Signature, Spec, Tensor, Text
 
-NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+WHOLE = re.compile(r"[+-]?[0-9]{1,20}")
 BOOLS = {"true": True, "false": False, "1": True, "0": False}
 ROWS = Form("rows", INSTANCES)
 
@@ -32,12 +33,14 @@ def decode_csv(text: str, signature: Signature, limits: Limits) -> Decoded:
     for name, spec in signature.inputs.items():
         if not isinstance(spec, (Tensor, Text, Json)):
             raise UnsupportedMediaType(f"text/csv cannot carry the input {name} ({spec})")
-    fast = _read_numbers(text, signature)
+    fast = _read_numbers(text, signature, limits)
     if fast is not None:
         return fast
     lines = _read_cells(text, limits)
     names = list(signature.inputs)
-    if lines and sorted(cell.strip() for cell in lines[0][1]) == sorted(names):
+    # A lone text may well be the word that is its input's name.
+    takes_words = signature.only_input is not None and not _is_numeric(signature.inputs[names[0]])
+    if lines and not takes_words and sorted(cell.strip() for cell in lines[0][1]) == sorted(names):
         names = [cell.strip() for cell in lines.pop(0)[1]]
     if not lines:
         raise InvalidInput("body: expected at least 1 line of CSV, got 0 rows")
@@ -66,20 +69,19 @@ def decode_json_lines(text: str, signature: Signature, limits: Limits) -> Decode
             except InvalidInput as error:
                 raise InvalidInput(f"line {number}: {error.message.removeprefix('body: ')}", cause=error) from error
             numbers.append(number)
-    if not values:
-        raise InvalidInput("body: expected at least 1 line of JSON, got 0 rows")
+    check_rows(len(values), "body", limits)
     bools = jsonbody.may_hold_bools(text)
     columns = jsonbody.rows(values, lambda i: f"line {numbers[i]}", signature, limits, bools=bools)
     return Decoded(len(values), columns, ROWS)
 
 
-def _read_numbers(text: str, signature: Signature) -> Decoded | None:
-    """numpy's own reader for plain tables of floats; None when anything at all is unusual."""
+def _read_numbers(text: str, signature: Signature, limits: Limits) -> Decoded | None:
+    """numpy's own reader for plain tables of numbers; None when anything at all is unusual."""
     only = signature.only_input
-    if only is None or not isinstance(only[1], Tensor) or not only[1].dtype.startswith("float") or '"' in text:
+    if only is None or not isinstance(only[1], Tensor) or only[1].dtype in ("bool", "str"):
         return None
     spec = only[1]
-    if None in spec.shape or not text.strip():
+    if None in spec.shape or '"' in text or not text.isascii() or not text.strip():
         return None
     try:
         table = np.loadtxt(io.StringIO(text), delimiter=",", dtype=np.float64, ndmin=2, comments=None)
@@ -87,7 +89,11 @@ def _read_numbers(text: str, signature: Signature) -> Decoded | None:
         return None
     if table.size == 0 or table.shape[1] != math.prod(d for d in spec.shape if d is not None):
         return None
-    column = cast(table, spec.dtype) if np.isfinite(table).all() else None
+    check_rows(len(table), "body", limits)
+    size = np.abs(table).max()
+    if not np.isfinite(size) or ("int" in spec.dtype and size >= MAX_EXACT_FLOAT):
+        return None
+    column = cast(table, spec.dtype)
     if column is None:
         return None
     return Decoded(len(table), {only[0]: column.reshape(len(table), *spec.shape)}, ROWS)
@@ -98,7 +104,7 @@ def _read_cells(text: str, limits: Limits) -> list[tuple[int, list[str]]]:
     lines = []
     try:
         for cells in reader:
-            if any(cells):
+            if cells:  # a blank line has none, an empty value has one
                 lines.append((reader.line_num, cells))
             if len(lines) > limits.max_rows:
                 raise TooLarge(f"body: expected at most {limits.max_rows} rows, got more")
@@ -130,54 +136,73 @@ def _widths(signature: Signature, names: list[str], cells: int) -> dict[str, int
 
 
 def _cell_column(lines: list[tuple[int, list[str]]], start: int, spec: Spec, limits: Limits) -> Column:
-    def where(i: int) -> str:
-        return f"line {lines[i][0]}, column {start + 1}"
-
     if isinstance(spec, Text):
         return [cells[0] for _, cells in lines]
     if isinstance(spec, Json):
-        return column_of([_json_cell(cells[0]) for _, cells in lines], spec, where, limits)
+        values = [_json_cell(cells[0]) for _, cells in lines]
+        return column_of(values, spec, lambda i: f"line {lines[i][0]}, column {start + 1}", limits)
     if not isinstance(spec, Tensor):
         raise UnsupportedMediaType(f"text/csv cannot carry {spec}")
     parse = _parser(spec)
-    table = [
-        [parse(cell, f"line {number}, column {start + j + 1}") for j, cell in enumerate(cells)]
-        for number, cells in lines
-    ]
+    table: list[list[Any]] = []
+    for number, cells in lines:
+        table.append([])
+        try:
+            for cell in cells:
+                table[-1].append(parse(cell))
+        except InvalidInput as error:
+            where = f"line {number}, column {start + len(table[-1]) + 1}"
+            raise InvalidInput(f"{where}: {error.message}", cause=error) from error
     free = len(lines[0][1])
     known = math.prod(dim for dim in spec.shape if dim is not None)
     shape = tuple(free // known if dim is None else dim for dim in spec.shape)
+    array = widened(table, spec.dtype)
     if spec.dtype == "str":
-        return np.array(table, object).reshape(len(table), *shape)
-    column = cast(np.array(table), spec.dtype)
+        return array.reshape(len(table), *shape)
+    column = cast(array, spec.dtype)
     if column is None:
-        for (number, _), row in zip(lines, table, strict=True):
-            for j, value in enumerate(row):
-                if cast(np.array(value), spec.dtype) is None:
-                    raise InvalidInput(f"line {number}, column {start + j + 1}: expected {spec.dtype}, got {value}")
-        raise InvalidInput(f"body: expected {spec}, got numbers that do not fit")
+        i, j = first_unfit(array, spec.dtype)
+        raise InvalidInput(
+            f"line {lines[i][0]}, column {start + j + 1}: expected {spec.dtype}, got {shown(str(table[i][j]))}"
+        )
     return column.reshape(len(table), *shape)
 
 
-def _parser(spec: Tensor) -> Callable[[str, str], Any]:
-    def number(cell: str, where: str) -> int | float:
+def _is_numeric(spec: Spec) -> bool:
+    return isinstance(spec, Tensor) and spec.dtype != "str"
+
+
+def _parser(spec: Tensor) -> Callable[[str], Any]:
+    """Reads one cell. It raises InvalidInput without the place, which the caller knows."""
+
+    def real(cell: str) -> float:
         text = cell.strip()
         if not NUMBER.fullmatch(text):
-            raise InvalidInput(f'{where}: expected a number, got "{shown(cell)}"')
-        value = int(text) if re.fullmatch(r"[+-]?\d{1,4000}", text) else float(text)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InvalidInput(f'{where}: expected a number that {spec.dtype} can hold, got "{shown(cell)}"')
+            raise InvalidInput(f'expected a number, got "{shown(cell)}"')
+        value = float(text)
+        if not math.isfinite(value):
+            raise InvalidInput(f'expected a number that {spec.dtype} can hold, got "{shown(cell)}"')
         return value
 
-    def boolean(cell: str, where: str) -> bool:
+    def whole(cell: str) -> int:
+        if WHOLE.fullmatch(cell.strip()):
+            return int(cell)
+        value = real(cell)
+        if not value.is_integer() or abs(value) >= MAX_EXACT_FLOAT:
+            raise InvalidInput(f"expected {spec.dtype}, got {shown(cell.strip())}")
+        return int(value)
+
+    def boolean(cell: str) -> bool:
         value = BOOLS.get(cell.strip().lower())
         if value is None:
-            raise InvalidInput(f'{where}: expected true or false, got "{shown(cell)}"')
+            raise InvalidInput(f'expected true or false, got "{shown(cell)}"')
         return value
 
     if spec.dtype == "str":
-        return lambda cell, _: cell
-    return boolean if spec.dtype == "bool" else number
+        return str
+    if spec.dtype == "bool":
+        return boolean
+    return whole if "int" in spec.dtype else real
 
 
 def _json_cell(cell: str) -> Any:

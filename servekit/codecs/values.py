@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,10 +17,13 @@ from numpy.typing import NDArray
 from servekit.codecs import image
 from servekit.codecs.media import shown
 from servekit.codecs.nouns import Column, Limits
-from servekit.errors import InvalidInput
+from servekit.errors import InvalidInput, TooLarge
 from servekit.signature import File, Image, Json, Spec, Tensor, Text, shape_text
 
 MAX_JSON_DEPTH = 100
+MAX_EXACT_FLOAT = 2.0**53
+NUMBERS: frozenset[type] = frozenset([int, float])
+LEAVES: dict[str, frozenset[type]] = {"bool": frozenset([bool]), "str": frozenset([str])}
 
 Where = Callable[[int], str]
 
@@ -32,8 +34,8 @@ def column_of(values: list[Any], spec: Spec, where: Where, limits: Limits, *, ma
         case Tensor():
             return _tensor_column(values, spec, where, may_hold_bools=may_hold_bools)
         case Image():
-            pictures = [_image(value, spec, where(i), limits) for i, value in enumerate(values)]
-            return stack(pictures)
+            pictures = (_image(value, spec, where(i), limits) for i, value in enumerate(values))
+            return stack(image.bounded(pictures, where(0), limits))
         case Text():
             for i, value in enumerate(values):
                 if not isinstance(value, str):
@@ -47,8 +49,11 @@ def column_of(values: list[Any], spec: Spec, where: Where, limits: Limits, *, ma
             return values
 
 
-def array_column(array: NDArray[Any], spec: Spec, name: str) -> Column:
-    """A column from an array that came as such: (rows, *shape), or exactly one item's shape."""
+def array_column(array: NDArray[Any], spec: Spec, name: str, limits: Limits) -> Column:
+    """A column from an array that came as such: (rows, *shape), or exactly one item's shape.
+
+    Raises InvalidInput, TooLarge.
+    """
     shape = spec.shape if isinstance(spec, (Tensor, Image)) else ()
     dtype = spec.dtype if isinstance(spec, Tensor) else "float32"
     if fits(array.shape[1:], shape) and array.ndim == len(shape) + 1:
@@ -58,12 +63,19 @@ def array_column(array: NDArray[Any], spec: Spec, name: str) -> Column:
     else:
         got = array.shape[1:] if array.ndim else array.shape
         raise InvalidInput(f"{name}: expected rows of {spec}, got rows of shape {shape_text(got)}")
-    if len(rows) == 0:
-        raise InvalidInput(f"{name}: expected at least 1 row, got 0 rows")
+    check_rows(len(rows), name, limits)
     converted = cast(rows, dtype)
     if converted is None:
         raise InvalidInput(f"{name}: expected rows of {spec}, got {rows.dtype} values that do not fit")
     return converted
+
+
+def check_rows(count: int, where: str, limits: Limits) -> None:
+    """Raises InvalidInput for no rows, TooLarge for too many."""
+    if count == 0:
+        raise InvalidInput(f"{where}: expected at least 1 row, got 0 rows")
+    if count > limits.max_rows:
+        raise TooLarge(f"{where}: expected at most {limits.max_rows} rows, got {count}")
 
 
 def cast(array: NDArray[Any], dtype: str) -> NDArray[Any] | None:
@@ -109,26 +121,29 @@ def stack(items: list[NDArray[Any]]) -> Column:
 
 
 def _tensor_column(values: list[Any], spec: Tensor, where: Where, *, may_hold_bools: bool) -> Column:
-    # numpy reads True as 1 and 1 as "1" among their like, so those are left to the walk.
-    if spec.dtype != "str" and (spec.dtype == "bool" or not may_hold_bools):
+    # numpy reads True as 1 among numbers, so that is left to the walk.
+    if spec.dtype not in LEAVES and not may_hold_bools:
         try:
-            array = np.array(values)
-        except (ValueError, OverflowError):  # ragged, or too deep: the walk says where
+            # A sum refuses what numpy would read as a number (strings, null), and tells whether a float is there.
+            if not (isinstance(_sum(values, len(spec.shape)), float) and "int" in spec.dtype):
+                array = np.array(values, _widest(spec.dtype))
+                if fits(array.shape[1:], spec.shape):
+                    converted = cast(array, spec.dtype)
+                    if converted is not None:
+                        return converted
+        except (TypeError, ValueError, OverflowError):  # not numbers, ragged, or too large: the walk says where
             pass
-        else:
-            if array.ndim == len(spec.shape) + 1 and fits(array.shape[1:], spec.shape):
-                converted = cast(array, spec.dtype)
-                if converted is not None:
-                    return converted
     return stack([tensor_item(value, spec, where(i)) for i, value in enumerate(values)])
 
 
 def tensor_item(value: Any, spec: Tensor, where: str) -> NDArray[Any]:
     """One item from nested lists. Raises InvalidInput that names the first value at fault."""
     _check_leaves(value, spec, where, len(spec.shape))
+    if "int" in spec.dtype:
+        value = _whole(value, spec, where)
     try:
-        array = np.array(value, dtype=object if spec.dtype == "str" else None)
-    except (ValueError, OverflowError):
+        array = widened(value, spec.dtype)
+    except ValueError:
         raise InvalidInput(f"{where}: expected {spec}, got a ragged list") from None
     if not fits(array.shape, spec.shape):
         raise InvalidInput(f"{where}: expected {spec}, got shape {shape_text(array.shape)}")
@@ -136,10 +151,10 @@ def tensor_item(value: Any, spec: Tensor, where: str) -> NDArray[Any]:
         return array
     converted = cast(array, spec.dtype)
     if converted is None:
-        for path, leaf in _leaves(value, where):
-            if cast(np.array(leaf), spec.dtype) is None:
-                raise InvalidInput(f"{path}: expected {_dtype_text(spec.dtype)}, got {describe(leaf)}")
-        raise InvalidInput(f"{where}: expected {spec}, got numbers that do not fit")
+        leaf, path = value, where
+        for i in first_unfit(array, spec.dtype):
+            leaf, path = leaf[i], f"{path}[{i}]"
+        raise InvalidInput(f"{path}: expected {_dtype_text(spec.dtype)}, got {describe(leaf)}")
     return converted
 
 
@@ -147,20 +162,60 @@ def _check_leaves(value: Any, spec: Tensor, where: str, depth: int) -> None:
     if isinstance(value, list):
         if depth == 0:
             raise InvalidInput(f"{where}: expected {_leaf_text(spec)}, got a list")
+        if depth == 1 and set(map(type, value)) <= LEAVES.get(spec.dtype, NUMBERS):
+            return
         for i, item in enumerate(value):
             _check_leaves(item, spec, f"{where}[{i}]", depth - 1)
         return
-    wanted = {"bool": bool, "str": str}.get(spec.dtype, (int, float))
-    if not isinstance(value, wanted) or (isinstance(value, bool) and spec.dtype != "bool"):
+    if type(value) not in LEAVES.get(spec.dtype, NUMBERS):
         raise InvalidInput(f"{where}: expected {_leaf_text(spec)}, got {describe(value)}")
     if depth == len(spec.shape) and depth > 0:
         raise InvalidInput(f"{where}: expected {spec}, got {describe(value)}")
 
 
-def _leaves(value: Any, where: str) -> Any:
+def _sum(value: Any, depth: int) -> Any:
+    return sum(value) if depth == 0 else sum([_sum(item, depth - 1) for item in value])
+
+
+def _whole(value: Any, spec: Tensor, where: str) -> Any:
+    """Floats as the integers that they stand for; beyond 2**53 a float no longer says which."""
     if isinstance(value, list):
-        return itertools.chain.from_iterable(_leaves(item, f"{where}[{i}]") for i, item in enumerate(value))
-    return iter([(where, value)])
+        if set(map(type, value)) == {int}:
+            return value
+        return [_whole(item, spec, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, float):
+        if not value.is_integer() or abs(value) >= MAX_EXACT_FLOAT:
+            raise InvalidInput(f"{where}: expected {_dtype_text(spec.dtype)}, got {describe(value)}")
+        return int(value)
+    return value
+
+
+def widened(values: Any, dtype: str) -> NDArray[Any]:
+    """Nested lists of values of the right type as an array that holds them exactly. Raises ValueError when ragged."""
+    try:
+        return np.array(values, _widest(dtype))
+    except OverflowError:  # beyond 64 bits
+        return np.array(values, object)
+
+
+def _widest(dtype: str) -> type[np.generic] | type[object]:
+    # Left to choose, numpy makes floats of a mix of signed and unsigned integers.
+    if dtype.startswith("float"):
+        return np.float64
+    if "int" in dtype:
+        return np.uint64 if dtype == "uint64" else np.int64
+    return np.bool_ if dtype == "bool" else object
+
+
+def first_unfit(array: NDArray[Any], dtype: str) -> tuple[int, ...]:
+    """The index of the first number that `dtype` cannot hold."""
+    if dtype.startswith("float"):
+        with np.errstate(over="ignore"):
+            first = int(np.isinf(array.astype(dtype)).argmax())
+    else:
+        limits = np.iinfo(dtype)
+        first = next(i for i, number in enumerate(array.ravel().tolist()) if not limits.min <= number <= limits.max)
+    return tuple(int(i) for i in np.unravel_index(first, array.shape))
 
 
 def _leaf_text(spec: Tensor) -> str:

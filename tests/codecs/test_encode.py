@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,11 @@ X = {"x": Json()}
 ONE = Signature(X, {"y": Tensor("float32", ())})
 TWO = Signature(X, {"label": Text(), "scores": Tensor("float32", (2,))})
 WRAPPED = Envelope(("data", "req_data"), ("data", "resp_data"), echo=("meta",), results_as_objects=True)
+
+
+@dataclass
+class Point:
+    x: float
 
 
 def body(form: Form, columns: dict[str, Any], rows: int, signature: Signature, **options: Any) -> Any:
@@ -73,7 +79,16 @@ def test_values_of_all_kinds(column: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "column", [np.array([1.0, np.nan]), np.array([1.0, np.inf], np.float16), [1.0, {"a": [float("nan")]}], [0, np.nan]]
+    "column",
+    [
+        np.array([1.0, np.nan]),
+        np.array([1.0, np.inf], np.float16),
+        np.array([1.0, float("nan")], object),
+        [1.0, {"a": [float("nan")]}],
+        [1.0, {float("nan")}],
+        [1.0, Point(float("nan"))],
+        [0, np.nan],
+    ],
 )
 def test_nan_is_refused_or_null(column: Any) -> None:
     signature = Signature(X, {"y": Json()})
@@ -83,10 +98,47 @@ def test_nan_is_refused_or_null(column: Any) -> None:
     assert b"null" in found
 
 
-@pytest.mark.parametrize("value", [object(), b"bytes", {"k": object()}, "\ud800"])
-def test_what_json_cannot_carry(value: Any) -> None:
-    with pytest.raises(PredictFailed, match="not JSON"):
-        body(ITEM, {"y": [value]}, 1, Signature(X, {"y": Json()}))
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (object(), "object"),
+        (b"bytes", "bytes"),
+        ({"k": object()}, "object"),
+        ("\ud800", "UTF-8"),
+        (np.array([1j]), "complex"),
+        (2**70, "64-bit"),
+    ],
+)
+def test_what_json_cannot_carry(value: Any, says: str) -> None:
+    signature = Signature(X, {"fine": Json(), "y": Json()})
+    for form in (ITEM, Form("rows", INSTANCES), Form("columns", COLUMNS)):
+        with pytest.raises(PredictFailed, match=f"output 'y': .*not JSON.*{says}"):
+            body(form, {"fine": [1], "y": [value]}, 1, signature)
+    with pytest.raises(PredictFailed, match="output 'y'"):
+        encode("application/jsonlines", ITEM, {"fine": [1], "y": [value]}, 1, signature)
+
+
+def test_an_endless_value() -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(PredictFailed, match="output 'y', row 0: nested too deep"):
+        body(ITEM, {"y": [loop]}, 1, Signature(X, {"y": Json()}))
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "application/octet-stream"])
+@pytest.mark.parametrize("value", ["text", 5, None])
+def test_a_file_is_bytes(media_type: str, value: Any) -> None:
+    with pytest.raises(PredictFailed, match="output 'y': expected bytes for a File"):
+        encode(media_type, ITEM, {"y": [value]}, 1, Signature(X, {"y": File()}))
+
+
+@pytest.mark.parametrize("media_type", ["application/x-npy", "application/x-npz"])
+def test_rows_of_their_own_shapes_are_no_array(media_type: str) -> None:
+    signature = Signature(X, {"y": Tensor("float32", (None,))})
+    column = {"y": [np.zeros(2), np.zeros(3)]}
+    with pytest.raises(NotAcceptable, match="output 'y' differ; ask for application/json"):
+        encode(media_type, Form("rows", INSTANCES), column, 2, signature)
+    assert body(Form("rows", INSTANCES), column, 2, signature) == {"predictions": [[0, 0], [0, 0, 0]]}
 
 
 def test_files_and_images_in_json_are_base64() -> None:

@@ -67,6 +67,7 @@ def test_several_files_are_several_rows(name: str) -> None:
         (("x", None, None, b"a b"), Tensor("str"), ["a b"]),
         (("x", "t.txt", "text/plain", b"hello"), Text(), ["hello"]),
         (("x", None, None, b"no json"), Json(), ["no json"]),
+        (("x", "x.csv", "text/csv", b"1,2\n"), Tensor("float32", (2,)), [[1, 2]]),
     ],
 )
 def test_values_by_what_they_are(part: Part, spec: Spec, expected: Any) -> None:
@@ -89,6 +90,9 @@ def test_query_arguments_fill_in_but_do_not_override() -> None:
         ([("picture", "a.png", None, b"x")], {"picture": Image()}, InvalidInput, "picture (a.png): expected an image"),
         ([("x", None, None, b"[1]")], {"x": Tensor("float32", (2,))}, InvalidInput, "x: expected float32 of shape (2,)"),
         ([("x", None, None, b"one")], {"x": Tensor("int64")}, InvalidInput, 'x: expected int64 of shape (), got the string "one"'),
+        ([("x", "x.json", "application/json", b"{broken")], {"x": Json()}, InvalidInput, "x (x.json): expected a JSON value, got an error"),
+        ([("x", "x.csv", "text/csv", b"1,2\n3,4\n")], {"x": Tensor("float32", (2,))}, InvalidInput, "x: expected 1 line of CSV, got 2"),
+        ([("x", "x.csv", "text/csv", b"1,a\n")], {"x": Tensor("float32", (2,))}, InvalidInput, "line 1, column 2"),
         ([("x", None, None, b"\xff")], {"x": Text()}, InvalidInput, "x: expected UTF-8"),
         ([("x", "a.npy", None, npy(np.zeros(3)))], {"x": Tensor("float32", (2,))}, InvalidInput, "x (a.npy)"),
         ([("a", None, None, b"1")] * 2 + [("b", None, None, b"1")], {"a": Json(), "b": Json()}, InvalidInput, "a 2, b 1"),
@@ -123,3 +127,12 @@ def test_urlencoded_fields() -> None:
     assert decoded is not None
     assert decoded.columns["t"] == ["x y!"]
     assert form.decode_urlencoded(b"hello world", (), signature, LIMITS) is None
+
+
+def test_uploads_of_one_body_are_bounded_together() -> None:
+    body, _ = multipart(*[("picture", f"{i}.png", "image/png", png(10, 10)) for i in range(5)])
+    signature = Signature({"picture": Image("L")}, {"y": Json()})
+    with pytest.raises(TooLarge, match="picture: expected at most 1600 bytes of pixels in one body"):
+        form.decode(body, "frontier", (), signature, Limits(max_array_bytes=1600))
+    decoded = form.decode(body, "frontier", (), signature, Limits(max_array_bytes=2000))
+    assert decoded.rows == 5

@@ -60,6 +60,31 @@ def test_16_bits_are_scaled_not_clipped() -> None:
     assert decoded(saved(picture, "PNG"), Image("L")).tolist() == [[0, 100, 255]]
 
 
+def test_a_dark_picture_of_16_bits_stays_dark() -> None:
+    picture = Pillow.fromarray(np.full((2, 2), 200, np.uint16))
+    assert decoded(saved(picture, "PNG"), Image("L")).max() <= 1
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])  # read when it is opened, or only when it is asked for
+def test_damaged_exif_data_neither_fails_nor_warns(form: str) -> None:
+    body = saved(Pillow.new("L", (2, 2), 9), form, exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01")
+    assert decoded(body, Image("L")).shape == (2, 2)
+
+
+def test_a_large_picture_does_not_warn() -> None:
+    # Pillow warns of what is above its own limit, below twice of which it still opens.
+    limits = Limits(max_image_pixels=200_000_000)
+    assert decoded(png(10_000, 10_000), Image("L", 2, 2), limits).tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("spec", "size"), [(Image("L", 1000, None), (100_000, 1)), (Image("L", None, 1000), (1, 100_000))]
+)
+def test_a_strip_is_not_stretched_beyond_the_limit(spec: Image, size: tuple[int, int]) -> None:
+    with pytest.raises(TooLarge, match=f"{size[0]}x{size[1]} pixels"):
+        decoded(png(*size), spec)
+
+
 def test_the_orientation_of_a_photo_is_applied() -> None:
     picture = Pillow.new("L", (4, 2))
     picture.putpixel((0, 0), 255)
@@ -112,3 +137,9 @@ def test_encode() -> None:
     assert decoded(body, Image("L")).tolist() == [[0, 255, 0, 0]]
     with pytest.raises(PredictFailed, match=r"'out'.*\(4,\)"):
         image.encode(np.zeros(4), "out")
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((0, 2)), np.zeros((2, 2, 2)), np.array([["a"]]), "text", None])
+def test_what_is_no_picture(pixels: Any) -> None:
+    with pytest.raises(PredictFailed, match="'out'"):
+        image.encode(pixels, "out")

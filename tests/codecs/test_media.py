@@ -40,7 +40,9 @@ def test_charsets(name: str, expected: str) -> None:
     assert charset_of({"charset": name}) == expected
 
 
-@pytest.mark.parametrize("name", ["klingon", "base64", "rot13", "zip", ""])
+@pytest.mark.parametrize(
+    "name", ["klingon", "base64", "rot13", "zip", "", "a\0b", "idna", "punycode", "unicode_escape", "undefined"]
+)
 def test_charsets_that_are_none(name: str) -> None:
     with pytest.raises(UnsupportedMediaType, match="charset"):
         charset_of({"charset": name})
@@ -74,6 +76,11 @@ def test_text_is_decoded_without_its_mark() -> None:
         ("application/json;q=banana", "application/json"),
         ("application/json;q=7", "application/json"),
         ("text/csv; header=present", "text/csv"),
+        ('text/csv; note="a,b"; q=0, */*', "application/json"),
+        ('text/csv; note="a, application/x-npy', "text/csv"),
+        ("text/csv; Q=0, */*", "application/json"),
+        ("application/*;q=0, */*;q=0.1", "text/csv"),
+        ("application/json;q=nan", "application/json"),
         (", ,", "application/json"),
     ],
 )

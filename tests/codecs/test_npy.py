@@ -57,6 +57,18 @@ def header(text: str, data: bytes = b"") -> bytes:
         (header("{'descr': '<f8', 'fortran_order': False, 'shape': (2**9999,), }\n"), "npy"),
         (header("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n"), "object"),
         (header("{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (1,), }\n", b"\0" * 8), "dtype"),
+        (header(f"{{'descr': '<f8', 'fortran_order': False, 'shape': (0, {2**62}), }}\n"), "fit memory"),
+        (header(f"{{'descr': '<f8', 'fortran_order': False, 'shape': (0, {2**70}), }}\n"), "fit memory"),
+        (
+            header(f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({'1, ' * 65}), }}\n", b"\0" * 8),
+            "dimensions, got 65",
+        ),
+        (header("{'descr': '<f8', 'fortran_order': False, 'shape': (True,), }\n", b"\0" * 8), r"sizes .*True"),
+        (header("{'descr': '|S0', 'fortran_order': False, 'shape': (1000000000000,), }\n"), "numbers or str"),
+        (header("{'descr': '<U1', 'fortran_order': False, 'shape': (1,), }\n", b"\xff" * 4), "code points"),
+        (header("{'descr': '<U1', 'fortran_order': False, 'shape': (1,), }\n", b"\x00\xd8\0\0"), "code points"),
+        (npy(np.array([1j])), "complex128"),
+        (npy(np.array(["2026-11-21"], "M8[D]")), "datetime64"),
         (header("__import__('os').system('true')\n"), "npy"),
         (header("x" * 20000 + "\n"), "npy"),
     ],
@@ -74,6 +86,23 @@ def test_damage_is_refused_or_read_but_never_crashes(noise: bytes, at: int) -> N
         codec.decode(bytes(body), "x")
 
 
+@pytest.mark.parametrize("dtype", ["<U3", ">U3"])
+def test_text(dtype: str) -> None:
+    assert codec.decode(npy(np.array(["grü", "", "\U0001f600"], dtype)), "x").tolist() == ["grü", "", "\U0001f600"]
+
+
+def test_data_at_an_odd_place_is_aligned() -> None:
+    text = "{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }\n"
+    for spaces in range(8):
+        found = codec.decode(header(" " * spaces + text, struct.pack("<d", 1.5)), "x")
+        assert found.flags.aligned
+        assert found.tolist() == [1.5]
+
+
+def test_an_array_without_dimensions_keeps_none() -> None:
+    assert np.load(io.BytesIO(codec.encode(np.float32(3)))).shape == ()
+
+
 def test_npz() -> None:
     found = codec.decode_npz(npz(a=np.arange(2), b=np.ones((2, 2))), ["a", "b"], LIMITS)
     assert found["a"].tolist() == [0, 1]
@@ -87,6 +116,22 @@ def encrypted() -> bytes:
     at = body.index(b"PK\x01\x02")
     body[at + 8] |= 1  # and in the directory
     return bytes(body)
+
+
+def compressed(method: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("a.npy", npy(np.arange(2)))
+    return buffer.getvalue()
+
+
+def crowded() -> bytes:
+    """Members enough to fill memory with what zipfile knows of each."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for i in range(1000):
+            archive.writestr(f"{i}", b"")
+    return buffer.getvalue()
 
 
 def liar() -> bytes:
@@ -108,12 +153,23 @@ def liar() -> bytes:
         (npz_bomb("a", 400), TooLarge, "at most 1000000 bytes unpacked"),
         (b"PK", InvalidInput, "zip archive"),
         (npz(a=np.arange(200))[:-40], InvalidInput, "zip archive"),
-        (encrypted(), InvalidInput, "zip archive"),
+        (encrypted(), InvalidInput, "a.npy encrypted"),
+        (compressed(zipfile.ZIP_LZMA), InvalidInput, "stored or deflated"),
+        (compressed(zipfile.ZIP_BZIP2), InvalidInput, "stored or deflated"),
+        (crowded(), InvalidInput, "at most 64 arrays, got 1000"),
         (liar(), InvalidInput, "npz"),
         (npz(**{f"a{i}": np.arange(1) for i in range(65)}), InvalidInput, "at most 64 arrays"),
     ],
-    ids=["missing", "unknown", "bomb", "no zip", "truncated", "encrypted", "liar", "many"],
+    ids=["missing", "unknown", "bomb", "no zip", "truncated", "encrypted", "lzma", "bzip2", "crowded", "liar", "many"],
 )
 def test_npz_that_is_refused(body: bytes, kind: type[ServeError], says: str) -> None:
     with pytest.raises(kind, match=says):
         codec.decode_npz(body, ["a", "b"], LIMITS)
+
+
+@given(st.binary(max_size=30), st.integers(0, 400))
+def test_a_damaged_archive_is_refused_or_read_but_never_crashes(noise: bytes, at: int) -> None:
+    body = bytearray(npz(a=np.arange(2), b=np.arange(3)))
+    body[at : at + len(noise)] = noise
+    with contextlib.suppress(InvalidInput, TooLarge):
+        codec.decode_npz(bytes(body), ["a", "b"], LIMITS)

@@ -50,6 +50,12 @@ def csv(text: str, **inputs: Spec) -> dict[str, Any]:
         ("1,2,3,hello\n", {"x": Tensor("float32", (3,)), "t": Text()}, {"x": [[1, 2, 3]], "t": ["hello"]}),
         ("1,2,3\n", {"n": Tensor("int8"), "x": Tensor("float32", (None,))}, {"n": [1], "x": [[2, 3]]}),
         ("1\n1.5\nabc\n", {"j": Json()}, {"j": [1, 1.5, "abc"]}),
+        ("9007199254740993,1.0\n", {"x": Tensor("int64", (2,))}, {"x": [[9007199254740993, 1]]}),
+        ("-1,2e2\n", {"x": Tensor("int16", (2,))}, {"x": [[-1, 200]]}),
+        ("9" * 300 + "\n", {"x": Tensor("float64")}, {"x": [float("9" * 300)]}),
+        ('""\na\n\n""\n', {"t": Text()}, {"t": ["", "a", ""]}),
+        ("t\na\n", {"t": Text()}, {"t": ["t", "a"]}),  # a word, no header
+        ("t\na\n", {"t": Tensor("str")}, {"t": ["t", "a"]}),
     ],
 )
 def test_csv(text: str, inputs: dict[str, Spec], expected: dict[str, Any]) -> None:
@@ -66,6 +72,16 @@ X2 = {"x": Tensor("float32", (2,))}
         ("1,2\n3\n", X2, InvalidInput, "line 2: expected 2 values, got 1"),
         ("1,2\n3,4,5\n", X2, InvalidInput, "line 2: expected 2 values, got 3"),
         ("1,2\n3,\n", X2, InvalidInput, 'line 2, column 2: expected a number, got ""'),
+        ("1,2\n,\n3,4\n", X2, InvalidInput, 'line 2, column 1: expected a number, got ""'),
+        ("\uff11,2\n", X2, InvalidInput, "line 1, column 1: expected a number"),
+        (
+            "9007199254740992.0\n",
+            {"x": Tensor("int64")},
+            InvalidInput,
+            "line 1, column 1: expected int64, got 9007199254740992.0",
+        ),
+        ("1\n" + "9" * 5000 + "\n", {"x": Tensor("int64")}, InvalidInput, "line 2, column 1"),
+        ("1,2\n" * 101, X2, TooLarge, "at most 100 rows, got 101"),
         ("1,x\n", X2, InvalidInput, 'line 1, column 2: expected a number, got "x"'),
         ("1,nan\n", X2, InvalidInput, 'expected a number, got "nan"'),
         ("1,inf\n", X2, InvalidInput, 'expected a number, got "inf"'),
@@ -116,6 +132,7 @@ def test_json_lines(text: str, expected: list[Any]) -> None:
     ("text", "says"),
     [
         ("", "0 rows"),
+        ("\n \n", "0 rows"),
         ("[1,2]\n\n[3,\n", "line 3: expected JSON"),
         ("[1,2]\n[3]\n", "x at line 2: expected float32 of shape (2,), got shape (1,)"),
         ('[1,2]\n\n[3,"a"]\n', "x at line 3[1]"),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import numpy as np
 import pytest
+from cases import png
 from hypothesis import given
 from hypothesis import strategies as st
 
 from servekit.codecs.nouns import Limits
 from servekit.codecs.values import array_column, cast, column_of
-from servekit.errors import InvalidInput
-from servekit.signature import Spec, Tensor
+from servekit.errors import InvalidInput, TooLarge
+from servekit.signature import Image, Spec, Tensor
 
 LIMITS = Limits()
 
@@ -34,6 +36,11 @@ def column(values: list[Any], spec: Spec, *, bools: bool = True) -> Any:
         ([-(2**63)], Tensor("int64")),
         ([[], []], Tensor("float32", (None,))),
         ([65504], Tensor("float16")),
+        ([2**53 + 1, 1.0], Tensor("int64")),
+        ([[2**64 - 1, 2.0]], Tensor("uint64", (2,))),
+        ([2**53 - 1.0], Tensor("int64")),
+        ([2**63 + 1, 1], Tensor("uint64")),
+        ([2**63 + 2**20, -1], Tensor("float64")),
     ],
 )
 def test_numbers_that_fit(values: list[Any], spec: Tensor, bools: bool) -> None:
@@ -57,6 +64,10 @@ def test_numbers_that_fit(values: list[Any], spec: Tensor, bools: bool) -> None:
         ([2**63], Tensor("int64"), "row[0]"),
         ([1e20], Tensor("int64"), "row[0]"),
         ([2**70], Tensor("int64"), "row[0]"),
+        ([2.0**53], Tensor("int64"), "row[0]: expected a whole number"),  # 2**53 + 1 is the same float
+        ([-(2.0**63)], Tensor("int64"), "row[0]"),
+        ([[1, 2], [3, -1], [-2, 4]], Tensor("uint8", (2,)), "row[1][1]: expected a whole number from 0 to 255 (uint8), got -1"),
+        ([[[1.0, 1e39], [1e39, 1.0]]], Tensor("float32", (2, 2)), "row[0][0][1]: expected a float32"),
         ([1e39], Tensor("float32"), "row[0]: expected a float32, at most 3.40282e+38 in size, got 1e+39"),
         ([70000], Tensor("float16"), "row[0]: expected a float16"),
         ([[1, 2], [1]], Tensor("float32", (2,)), "row[1]: expected float32 of shape (2,), got shape (1,)"),
@@ -80,6 +91,19 @@ def test_true_is_not_1(values: list[Any]) -> None:
         column(values, Tensor("int64"))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int8", "bool"])
+def test_a_long_string_among_short_ones_takes_no_memory(dtype: str) -> None:
+    # numpy would reserve the longest string's length for each: 400 KB for 500,000 of them.
+    with pytest.raises(InvalidInput, match=r"row\[0\]: expected .*, got the string"):
+        column(["a" * 100_000] + [""] * 500_000, Tensor(dtype), bools=False)
+
+
+def test_the_value_at_fault_is_found_among_many() -> None:
+    values = [1] * 1_000_000 + [300, 301]
+    with pytest.raises(InvalidInput, match=r"row\[0\]\[1000000\]: expected a whole number .*, got 300"):
+        column([values], Tensor("int8", (None,)))
+
+
 def test_strings_and_bools() -> None:
     assert column(["a", "b"], Tensor("str")).tolist() == ["a", "b"]
     assert column([[True], [False]], Tensor("bool", (1,))).tolist() == [[True], [False]]
@@ -101,6 +125,14 @@ def test_depth_is_bounded_for_free_json() -> None:
     assert column([deep[0]], Json()) == [deep[0]]
 
 
+def test_pictures_of_one_body_are_bounded_together() -> None:
+    pictures = [base64.b64encode(png(10, 10)).decode()] * 3
+    three = Limits(max_array_bytes=3 * 10 * 10 * 16)
+    assert len(column_of(pictures, Image("RGBA"), str, three)) == 3
+    with pytest.raises(TooLarge, match="pixels in one body"):
+        column_of([*pictures, pictures[0]], Image("RGBA"), str, three)
+
+
 @pytest.mark.parametrize(
     ("array", "spec", "shape"),
     [
@@ -113,7 +145,7 @@ def test_depth_is_bounded_for_free_json() -> None:
     ],
 )
 def test_arrays_that_fit(array: Any, spec: Tensor, shape: tuple[int, ...]) -> None:
-    found = array_column(array, spec, "x")
+    found = array_column(array, spec, "x", LIMITS)
     assert isinstance(found, np.ndarray)
     assert found.shape == shape
     assert found.dtype.isnative
@@ -132,11 +164,11 @@ def test_arrays_that_fit(array: Any, spec: Tensor, shape: tuple[int, ...]) -> No
 )  # fmt: skip
 def test_arrays_that_do_not_fit(array: Any, spec: Tensor, says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
-        array_column(array, spec, "x")
+        array_column(array, spec, "x", LIMITS)
 
 
 @given(
-    st.lists(st.integers(-(2**70), 2**70), min_size=1, max_size=5),
+    st.lists(st.integers(-(2**70), 2**70) | st.sampled_from([0, 1, -1, 2**53 + 1, 2**63 + 1, 2**64 - 1]), min_size=1),
     st.sampled_from(["int8", "uint16", "int64", "uint64"]),
 )
 def test_no_integer_is_ever_changed(values: list[int], dtype: str) -> None:

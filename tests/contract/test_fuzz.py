@@ -54,7 +54,7 @@ def check(client: httpx2.Client, content_type: str, body: bytes, accept: str = "
     for path in ("/invocations", "/", "/run"):
         reply = client.post(path, content=body, headers=headers)
         assert reply.status_code < 500, (path, reply.text)
-        assert_no_leak(reply)
+        assert_no_leak(reply, content_type + accept + body.decode("latin-1"))
         if reply.status_code >= 400:
             assert reply.headers["content-type"] == "application/json"
             assert isinstance(json.loads(reply.content), dict)
