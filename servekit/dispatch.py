@@ -312,9 +312,7 @@ def body_too_large(limit_bytes: int, came: str) -> TooLarge:
 
 
 def _unexpected(error: Exception) -> PredictFailed:
-    failure = PredictFailed("internal error", cause=error)
-    failure.__cause__ = error
-    return failure
+    return PredictFailed("internal error", cause=error)
 
 
 def _log_error(error: ServeError, status: int) -> None:

@@ -37,6 +37,8 @@ class ServeError(Exception):
         super().__init__(message)
         self.message = message
         self.cause = cause
+        # So that a log shows where it came from, also when the error is made in one thread and raised in another.
+        self.__cause__ = cause
 
 
 class CallerError(ServeError):

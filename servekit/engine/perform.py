@@ -300,7 +300,6 @@ def _fail(pieces: list[Piece], error: BaseException) -> None:
         failure: ServeError = error
     else:
         failure = PredictFailed(f"the predictor raised {type(error).__name__} on this request", cause=error)
-        failure.__cause__ = error
     for piece in pieces:
         piece.ticket.fail(failure)
 

@@ -202,6 +202,4 @@ def build_service(settings: Settings, board: Board, slot: int) -> Service:
     parts = assemble(
         load_class(target), plan, fleet=_BoardFleet(board), on_state=lambda state: board.set_state(slot, state)
     )
-    # Several platforms on one port: a dead model must end the process if any of them demands it.
-    survives = all(platform.survives_failed_load for platform in platforms)
-    return Service(parts, docs=settings.docs, survives_failed_load=survives)
+    return Service(parts, docs=settings.docs, survives_failed_load=settings.survives_failed_load)

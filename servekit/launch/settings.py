@@ -217,6 +217,7 @@ def resolve(
         platforms=names,
         workers=workers,
         drain=drain,
+        # Several platforms on one port: a dead model must end the process if any of them demands it.
         survives_failed_load=all(item.survives_failed_load for item in platforms),
         environ=dict(environ),
         origins=origins,
