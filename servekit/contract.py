@@ -237,6 +237,9 @@ class Route:
     render gets the request, the call and the value of its effect.
     local_only: refuse (404) callers that are not on this machine when several platforms share the port.
     takes_body: the schema shows a request body.
+    reads: names (lower-case) of the headers that parse and render look at, if parse only hands the body on and render
+        only wraps the encoded answer. Such a route is translated once for all requests that agree in their target and
+        these headers. None: parse and render are called for every request.
     """
 
     methods: tuple[str, ...]
@@ -246,6 +249,7 @@ class Route:
     summary: str = ""
     local_only: bool = False
     takes_body: bool = False
+    reads: frozenset[bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,17 +14,19 @@ Nothing here raises: whatever goes wrong becomes a reply in the platform's own f
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import os
 import re
 import threading
 import time
-import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from servekit.contract import Call, Infer, InferFiles, Platform, Reply, Request, Route, Stop
+from servekit.codecs.packed import Reader
+from servekit.contract import Call, Encoded, Infer, InferFiles, Platform, Reply, Request, Route, Stop
 from servekit.engine import current
 from servekit.engine.perform import Performer, Thunk
 from servekit.engine.ticket import Ticket
@@ -47,6 +49,9 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 LOOPBACK = re.compile(r"127\.\d+\.\d+\.\d+|::1|::ffff:127\.\d+\.\d+\.\d+")
 RESPONSE_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 RESPONSE_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+TIMING_HEADER = "X-Servekit-Timing"
+# With these a request is not answered the short way.
+GENERAL_HEADERS = frozenset([b"content-encoding", TIMING_HEADER.lower().encode()])
 # The door owns these; a predictor that sets them would break the message framing.
 RESERVED_HEADERS = frozenset(["content-length", "transfer-encoding", "connection", "content-type", "date"])
 
@@ -57,6 +62,21 @@ class Mounted:
 
     platform: Platform
     routes: tuple[Route, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shortcut:
+    """What is the same for all requests that agree in method, target and the headers that their route reads.
+
+    read: a body -> its packed rows. key: with what they may share a batch. status, media_type, headers: of the reply.
+    """
+
+    read: Reader
+    key: Hashable
+    path: int
+    status: int
+    media_type: str
+    headers: tuple[tuple[str, str], ...]
 
 
 class Dispatcher:
@@ -76,6 +96,11 @@ class Dispatcher:
         self.request_timeout_s = request_timeout_s
         self.max_body_bytes = max_body_bytes
         self.clock = clock
+        self.general_headers = GENERAL_HEADERS
+        # Unique in this process by its counter, among all processes by chance; a uuid for each would cost ten times as
+        # much.
+        self._id_prefix = os.urandom(12).hex()
+        self._id_number = itertools.count()
         self._table: dict[str, dict[str, tuple[Platform, Route]]] = {}
         for mount in mounted:
             for route in mount.routes:
@@ -85,6 +110,33 @@ class Dispatcher:
         for methods in self._table.values():
             if "GET" in methods:
                 methods.setdefault("HEAD", methods["GET"])
+        self.paths = tuple(self._table)
+        self._numbers = {path: number for number, path in enumerate(self.paths)}
+
+    def request_id(self, headers: Sequence[tuple[bytes, bytes]]) -> str:
+        """The caller's id for this request when it sent a usable one, else a new one."""
+        return self.given_request_id(headers) or self.new_id()
+
+    def given_request_id(self, headers: Sequence[tuple[bytes, bytes]]) -> str:
+        """The caller's id for this request; "" when it sent no usable one."""
+        for name, value in headers:
+            if name in REQUEST_ID_HEADERS:
+                text = value.decode("latin-1")
+                if REQUEST_ID.fullmatch(text):
+                    return text
+        return ""
+
+    def new_id(self) -> str:
+        """32 characters that no other request has."""
+        return f"{self._id_prefix}{next(self._id_number) & 0xFFFFFFFF:08x}"
+
+    def path_number(self, path: str) -> int:
+        """The place of a route's path in `paths`; -1 for others."""
+        return self._numbers.get(path, -1)
+
+    def allows(self, method: str, path: str) -> bool:
+        """Is there a route for this method on this path?"""
+        return method in self._table.get(path, ())
 
     def match(self, request: Request) -> tuple[Platform, Route]:
         """The route of a request. Raises NotFound, MethodNotAllowed."""
@@ -101,6 +153,26 @@ class Dispatcher:
         if found[1].local_only and len(self.mounted) > 1 and request.peer and not LOOPBACK.fullmatch(request.peer):
             raise NotFound(f"no route {request.path} for callers that are not on this machine")
         return found
+
+    def shortcut(self, request: Request) -> Shortcut | None:
+        """How such requests as `request` are answered the short way, whatever their bodies; None when they are not."""
+        try:
+            _, route = self.match(request)
+            if route.reads is None or any(name in GENERAL_HEADERS for name, _ in request.headers):
+                return None
+            headers = tuple(header for header in request.headers if header[0] in route.reads)
+            seen = Request(request.method, request.path, request.query, headers)
+            call = route.parse(seen)
+            found = self.performer.shortcut(call) if isinstance(call, Infer) else None
+            if found is None:
+                return None
+            media_type, read, key = found
+            reply = route.render(seen, call, Encoded(b"", media_type))
+            for name, text in reply.headers:
+                _check_header(name, text)
+        except ServeError:
+            return None  # the general path says what is wrong
+        return Shortcut(read, key, self.path_number(request.path), reply.status, reply.media_type, reply.headers)
 
     def begin(self, request: Request) -> Exchange:
         """Match and parse."""
@@ -243,6 +315,8 @@ class Exchange:
         reply = self._found[1].render(self.request, self._call, value)
         for name, text in reply.headers:
             _check_header(name, text)
+        if self._ticket is not None and self.request.header(TIMING_HEADER.lower().encode()) is not None:
+            return replace(reply, headers=(*reply.headers, (TIMING_HEADER, self._ticket.timing())))
         return reply
 
     def sent(self) -> None:
@@ -294,16 +368,6 @@ class _Lazy(Headers):
             items.setdefault(key.lower(), (key, raw_value.decode("latin-1")))
         self._items = items
         return items
-
-
-def request_id(headers: Sequence[tuple[bytes, bytes]]) -> str:
-    """The caller's id for this request when it sent a usable one, else a new one."""
-    for name, value in headers:
-        if name in REQUEST_ID_HEADERS:
-            text = value.decode("latin-1")
-            if REQUEST_ID.fullmatch(text):
-                return text
-    return uuid.uuid4().hex
 
 
 def body_too_large(limit_bytes: int, came: str) -> TooLarge:

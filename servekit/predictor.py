@@ -25,6 +25,11 @@ class Batching:
         tasks). Default 1, for an async predictor 64.
     isolate_failures: when `predict` raises on a batch, run its halves again until the request at fault is found, so
         that the others get their answers. Turn it off for a `predict` with side effects.
+    max_batch_ms: batches are kept so small that a call of `predict` is expected to take no longer, as learned from the
+        batches before. Default: only `max_size` counts.
+    inline: whether `predict` may run on the server's event loop, which saves a change of threads. Default: it is
+        learned; a model runs there while its batches take less than 2 ms. False for a `predict` that may wait for
+        something, True for one that never does.
     """
 
     max_size: int = 32
@@ -32,6 +37,8 @@ class Batching:
     max_queue: int | None = None
     concurrency: int | None = None
     isolate_failures: bool = True
+    max_batch_ms: float | None = None
+    inline: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_size", "max_queue", "concurrency"):
@@ -45,6 +52,11 @@ class Batching:
             or not (0 <= self.max_delay_ms <= 60_000)
         ):
             raise ConfigError(f"Batching(max_delay_ms={self.max_delay_ms!r}): expected 0 to 60000 milliseconds")
+        limit = self.max_batch_ms
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0):
+            raise ConfigError(f"Batching(max_batch_ms={limit!r}): expected a number of milliseconds above 0")
+        if self.inline not in (None, True, False):
+            raise ConfigError(f"Batching(inline={self.inline!r}): expected True, False or None")
 
 
 class Headers(MutableMapping[str, str]):

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 import httpx2
 
 from servekit.contract import Reply, Request
-from servekit.dispatch import Dispatcher, body_too_large, request_id
+from servekit.dispatch import Dispatcher, body_too_large
 from servekit.launch.platforms import installed
 from servekit.launch.service import Plan, assemble
 from servekit.launch.target import load_class, locate
@@ -121,7 +121,7 @@ class _Transport(httpx2.BaseTransport):
             "path": unquote(request.url.raw_path.split(b"?")[0].decode("latin-1")),
             "query": request.url.query.decode("latin-1"),
             "headers": headers,
-            "id": request_id(headers),
+            "id": self._dispatcher.request_id(headers),
             "peer": "127.0.0.1",
         }
         body = request.read()

@@ -13,7 +13,6 @@ import pytest
 
 from servekit import Context, Json, Predictor, Text
 from servekit.contract import Reply, Request
-from servekit.dispatch import request_id
 from servekit.errors import InvalidInput
 from servekit.testing import Client
 
@@ -52,12 +51,13 @@ def post(client: httpx2.Client, value: Any, path: str = "/invocations") -> httpx
     ],
 )
 def test_request_ids(headers: list[tuple[bytes, bytes]], expected: str | None) -> None:
-    found = request_id(headers)
-    if expected is None:
-        assert len(found) == 32
-        assert found != request_id(headers)
-    else:
-        assert found == expected
+    with Client(Free, platform="sagemaker") as client:
+        found = client.dispatcher.request_id(headers)
+        if expected is None:
+            assert len(found) == 32
+            assert found != client.dispatcher.request_id(headers)
+        else:
+            assert found == expected
 
 
 def test_head_is_get_without_a_body_and_options_is_not_allowed() -> None:

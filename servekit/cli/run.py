@@ -32,26 +32,36 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
             metavar=option.metavar,
             help=f"{option.help}; {option.variable}.{default}",
         )(command)
+        if option.metavar == "on|off":
+            command = click.option(f"--no-{option.flag.removeprefix('--')}", f"no_{option.name}", is_flag=True)(command)
     return command
 
 
 @click.command(context_settings={"max_content_width": 110})
 @click.argument("target", required=False)
 @_options
-def run(target: str | None, **flags: str | None) -> None:
+def run(target: str | None, **flags: Any) -> None:
     """Serve TARGET: module:Class, path/to/file.py[:Class], path/to/model.onnx, or a directory that holds one.
 
     Without TARGET: SERVEKIT_TARGET, else what the model directory holds. A flag beats its SERVEKIT_ variable, which
     beats the platform's own variable.
     """
-    launch({"target": target, **flags})
+    launch({"target": target, **_merged(flags)})
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @_options
-def serve(**flags: str | None) -> None:
+def serve(**flags: Any) -> None:
     """Serve what SERVEKIT_TARGET names, else what the model directory holds (SageMaker runs `IMAGE serve`)."""
-    launch({"target": None, **flags})
+    launch({"target": None, **_merged(flags)})
+
+
+def _merged(flags: dict[str, Any]) -> dict[str, Any]:
+    """`--no-docs` means `--docs off`."""
+    values = {name: value for name, value in flags.items() if not name.startswith("no_")}
+    return values | {
+        name.removeprefix("no_"): "off" for name, value in flags.items() if name.startswith("no_") and value
+    }
 
 
 def launch(flags: dict[str, Any]) -> NoReturn:

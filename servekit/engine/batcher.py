@@ -1,20 +1,25 @@
 """The queue in front of the model: one owner, bounded, dropping what nobody waits for.
 
-`policy.decide` says when a batch closes; this file holds the rows, the clock and the threads. A predictor whose
-`predict` is a coroutine function runs on an event loop of its own, in one thread, so that many calls can wait at once.
+`policy.decide` says when a batch closes; this file holds the rows, the clock and the threads. A batch runs
+- in a thread of its own, so that nothing else waits for it;
+- or, where an event loop is attached and `cost` has learned that the model is quicker than a change of threads, on
+  that loop, at the end of the tick in which the requests arrived;
+- or, for a predictor whose `predict` is a coroutine function, as a task on a loop of its own, so that many can wait at
+  once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 
 from servekit.engine import policy
-from servekit.engine.ticket import Piece
+from servekit.engine.cost import Cost
+from servekit.engine.ticket import Batch, Packed, Piece
 from servekit.errors import DeadlineExceeded, NotReady, Overloaded
 from servekit.predictor import Batching
 
@@ -22,17 +27,23 @@ SYNC_CONCURRENCY = 1
 ASYNC_CONCURRENCY = 64
 MIN_QUEUE_ROWS = 256
 QUEUE_BATCHES = 16
+MAX_RETRY_AFTER_S = 60
+
+CallSoon = Callable[[Callable[[], None]], object]
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    pieces: list[Piece]
-    rows: int
-    reason: policy.Reason
+class _Group:
+    """Pieces of one shape, oldest first."""
+
+    __slots__ = ("pieces", "rows")
+
+    def __init__(self) -> None:
+        self.pieces: deque[Piece | Packed] = deque()
+        self.rows = 0
 
 
 class Batcher:
-    """Collects pieces into batches and hands them to `run` (a thread each) or `run_async` (a task each).
+    """Collects pieces into batches and hands them to `run` (in a thread or inline) or `run_async` (a task each).
 
     Neither may raise: they end every piece of the batch themselves. `start` makes the threads, `stop` ends them.
     """
@@ -48,38 +59,94 @@ class Batcher:
         self._run = run
         self._run_async = run_async
         self._clock = clock
+        self.cost = Cost()
         self.max_size = batching.max_size
         self._max_delay_s = batching.max_delay_ms / 1000
+        self._max_batch_s = math.inf if batching.max_batch_ms is None else batching.max_batch_ms / 1000
         self.concurrency = batching.concurrency or (ASYNC_CONCURRENCY if run_async else SYNC_CONCURRENCY)
         self.max_queue = batching.max_queue or max(MIN_QUEUE_ROWS, QUEUE_BATCHES * batching.max_size * self.concurrency)
-        self._groups: dict[Hashable, deque[Piece]] = {}
-        self._group_rows: dict[Hashable, int] = {}
+        self._groups: dict[Hashable, _Group] = {}
         self._queued_rows = 0
-        self._changed = threading.Condition()
+        self._busy = 0
+        self._changed = threading.Condition(threading.Lock())
         self._stopping = False
         self._threads: list[threading.Thread] = []
+        self._may_inline = run_async is None and not self._max_delay_s and batching.inline is not False
+        self._always_inline = bool(batching.inline)
+        self._call_soon: CallSoon | None = None
+        self._loop_thread = 0
+        self._flush_due = False
 
     # --- the doors' side ---
 
-    def submit(self, pieces: list[Piece]) -> None:
+    def attach(self, call_soon: CallSoon) -> None:
+        """Use the event loop of the calling thread for batches that are quick enough."""
+        if self._may_inline:
+            self._loop_thread = threading.get_ident()
+            self._call_soon = call_soon
+
+    def submit(self, pieces: Sequence[Piece]) -> None:
         """Queue all pieces of one request, or none. Raises Overloaded, NotReady."""
-        rows = sum(piece.rows for piece in pieces)
-        now_s = self._clock()
         with self._changed:
-            if self._stopping:
-                raise NotReady("the server is stopping")
-            if not policy.admits(queued_rows=self._queued_rows, rows=rows, max_queue=self.max_queue):
-                raise Overloaded(f"the queue is full ({self._queued_rows} rows wait, at most {self.max_queue} may)")
+            now_s = self._clock()
+            self._admit(sum(piece.rows for piece in pieces), pieces[0].deadline_s, now_s)
             for piece in pieces:
                 piece.arrived_s = now_s
-                group = self._groups.get(piece.key)
-                if group is None:
-                    group = self._groups[piece.key] = deque()
-                    self._group_rows[piece.key] = 0
-                group.append(piece)
-                self._group_rows[piece.key] += piece.rows
-            self._queued_rows += rows
-            self._changed.notify(len(pieces))
+                self._append(piece)
+            if self._loop_thread != threading.get_ident() or not self._will_flush():
+                self._changed.notify(len(pieces))
+
+    def put(self, piece: Packed) -> None:
+        """Queue a packed request whose `arrived_s` is set. Raises Overloaded, NotReady. On the attached loop only."""
+        with self._changed:
+            self._admit(piece.rows, piece.deadline_s, piece.arrived_s)
+            self._append(piece)
+            if not self._will_flush():
+                self._changed.notify()
+
+    def _admit(self, rows: int, deadline_s: float, now_s: float) -> None:
+        queued = self._queued_rows
+        if self._stopping:
+            raise NotReady("the server is stopping")
+        if not policy.admits(queued_rows=queued, rows=rows, max_queue=self.max_queue):
+            raise Overloaded(
+                f"the queue is full ({queued} rows wait, at most {self.max_queue} may)",
+                retry_after_s=self._retry_after_s(queued),
+            )
+        if queued >= self.max_size:
+            wait_s = self.cost.wait_s(queued + rows - 1, max_size=self.max_size, concurrency=self.concurrency)
+            if not policy.meets(deadline_s, now_s=now_s, wait_s=wait_s):
+                raise Overloaded(
+                    f"the queue is too long ({queued} rows wait, about {wait_s:.1f} s) to answer before the deadline",
+                    retry_after_s=self._retry_after_s(queued),
+                )
+
+    def _retry_after_s(self, queued: int) -> int:
+        """Whole seconds until the queue of now has been worked off."""
+        wait_s = self.cost.wait_s(queued, max_size=self.max_size, concurrency=self.concurrency)
+        return max(1, min(MAX_RETRY_AFTER_S, math.ceil(wait_s)))
+
+    def _append(self, piece: Piece | Packed) -> None:
+        group = self._groups.get(piece.key)
+        if group is None:
+            group = self._groups[piece.key] = _Group()
+        group.pieces.append(piece)
+        group.rows += piece.rows
+        self._queued_rows += piece.rows
+
+    def _will_flush(self) -> bool:
+        """Does the loop look at the queue at the end of this tick?"""
+        if self._flush_due:
+            return True
+        if self._call_soon is None or not (self._always_inline or self.cost.inline(1)):
+            return False
+        self._flush_due = True
+        self._call_soon(self._flush)
+        return True
+
+    def now_s(self) -> float:
+        """On the clock of deadlines."""
+        return self._clock()
 
     @property
     def queued_rows(self) -> int:
@@ -105,71 +172,124 @@ class Batcher:
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - self._clock()))
         with self._changed:
-            left = [piece for group in self._groups.values() for piece in group]
+            left = [piece for group in self._groups.values() for piece in group.pieces]
             self._groups.clear()
-            self._group_rows.clear()
             self._queued_rows = 0
         for piece in left:
-            piece.ticket.fail(NotReady("the server stopped before this request was its turn"))
+            piece.fail(NotReady("the server stopped before this request was its turn"))
 
     # --- the model's side ---
 
     def take(self) -> Batch | None:
-        """The next batch, waiting for it; None when the batcher has stopped and nothing is left."""
+        """The next batch, waiting for it; None when the batcher has stopped and nothing is left.
+
+        Whoever takes a batch runs it and calls `done` with it.
+        """
         while True:
-            expired: list[Piece] = []
+            expired: list[Piece | Packed] = []
             with self._changed:
                 batch = self._next(expired)
-            for piece in expired:
-                piece.ticket.fail(DeadlineExceeded("the request's deadline passed while it waited for the model"))
-            if batch is None:
-                return None
-            if batch.pieces:
+            _expire(expired)
+            if batch is None or batch.pieces:
                 return batch
+            self.done(batch)
 
-    def _next(self, expired: list[Piece]) -> Batch | None:
+    def done(self, batch: Batch, *, inline: bool = False) -> None:
+        """`batch` has run: learn from it, and let the next one go."""
+        seconds = self._clock() - batch.started_s
+        with self._changed:
+            self._busy -= 1
+            if batch.pieces and not batch.failed:
+                self.cost.learn(batch.rows, seconds, inline=inline)
+            if self._groups and not inline:  # a flush looks at the queue itself
+                self._changed.notify()
+
+    def _next(self, expired: list[Piece | Packed]) -> Batch | None:
         while True:
+            until_s: float | None = None
             now_s = self._clock()
-            decision = policy.decide(
-                (policy.Group(key, self._group_rows[key], group[0].arrived_s) for key, group in self._groups.items()),
-                max_size=self.max_size,
-                max_delay_s=0.0 if self._stopping else self._max_delay_s,
-                now_s=now_s,
-            )
-            if isinstance(decision, policy.Close):
-                return self._pop(decision, now_s, expired)
-            if self._stopping:
-                return None
-            self._changed.wait(None if decision.until_s is None else decision.until_s - now_s)
+            if self._busy < self.concurrency:
+                decision = self._decide(now_s)
+                if isinstance(decision, policy.Close):
+                    return self._close(decision.key, decision.reason, now_s, expired)
+                if self._stopping:
+                    return None
+                until_s = decision.until_s
+            self._changed.wait(None if until_s is None else until_s - now_s)
 
-    def _pop(self, close: policy.Close, now_s: float, expired: list[Piece]) -> Batch:
-        group = self._groups[close.key]
-        pieces: list[Piece] = []
-        rows = 0
-        while group and rows + group[0].rows <= self.max_size:
-            piece = group.popleft()
-            self._group_rows[close.key] -= piece.rows
-            self._queued_rows -= piece.rows
-            if piece.ticket.ended:
+    def _decide(self, now_s: float) -> policy.Close | policy.Wait:
+        return policy.decide(
+            (policy.Group(key, group.rows, group.pieces[0].arrived_s) for key, group in self._groups.items()),
+            max_size=self.max_size,
+            max_delay_s=0.0 if self._stopping else self._max_delay_s,
+            now_s=now_s,
+        )
+
+    def _close(self, key: Hashable, reason: policy.Reason, now_s: float, expired: list[Piece | Packed]) -> Batch:
+        """Make a batch of what waits longest in a group, at most `max_size` rows or what `max_batch_ms` allows."""
+        group = self._groups[key]
+        queue = group.pieces
+        size = self.max_size
+        if self._max_batch_s != math.inf and self.cost.known:
+            size = self.cost.rows_within(self._max_batch_s, size)
+        pieces: list[Piece | Packed] = []
+        rows = popped = 0
+        while queue:
+            piece = queue[0]
+            if rows + piece.rows > size and rows:
+                break
+            queue.popleft()
+            popped += piece.rows
+            if piece.ended:
                 continue
-            if piece.ticket.context.deadline_s <= now_s:
+            if piece.deadline_s <= now_s:
                 expired.append(piece)
                 continue
             pieces.append(piece)
             rows += piece.rows
-        if not group:
-            del self._groups[close.key], self._group_rows[close.key]
-        return Batch(pieces, rows, close.reason)
+        group.rows -= popped
+        self._queued_rows -= popped
+        if not queue:
+            del self._groups[key]
+        self._busy += 1
+        return Batch(pieces, rows, reason, now_s)
 
     def _thread_main(self) -> None:
         while (batch := self.take()) is not None:
             self._run(batch)
+            self.done(batch)
+
+    # --- on the attached event loop ---
+
+    def _flush(self) -> None:
+        """Run what the tick has brought, as long as the model is quick; a thread takes what is not."""
+        self._flush_due = False
+        while True:
+            expired: list[Piece | Packed] = []
+            with self._changed:
+                if self._busy >= self.concurrency or not self._groups:
+                    return  # whoever is busy looks at the queue again
+                now_s = self._clock()
+                decision = self._decide(now_s)
+                if isinstance(decision, policy.Wait):
+                    return
+                rows = min(self._groups[decision.key].rows, self.max_size)
+                if not (self._always_inline or self.cost.inline(rows)):
+                    self._changed.notify()
+                    return
+                reason: policy.Reason = "full" if decision.reason == "full" else "tick"
+                batch = self._close(decision.key, reason, now_s, expired)
+            _expire(expired)
+            if batch.pieces:
+                self._run(batch)
+            self.done(batch, inline=True)
+
+    # --- async predictors ---
 
     def _async_main(self) -> None:
         asyncio.run(self._async_loop())
 
     async def _async_loop(self) -> None:
-        assert self._run_async is not None  # noqa: S101 - start() chose this thread for it
         free = asyncio.Semaphore(self.concurrency)
         running: set[asyncio.Task[None]] = set()
         while True:
@@ -177,9 +297,19 @@ class Batcher:
             batch = await asyncio.to_thread(self.take)
             if batch is None:
                 break
-            task = asyncio.ensure_future(self._run_async(batch))
+            task = asyncio.ensure_future(self._async_batch(batch))
             running.add(task)
             task.add_done_callback(running.discard)
             task.add_done_callback(lambda _ended: free.release())
         if running:
             await asyncio.gather(*running)
+
+    async def _async_batch(self, batch: Batch) -> None:
+        assert self._run_async is not None  # noqa: S101 - start() chose this thread for it
+        await self._run_async(batch)
+        self.done(batch)
+
+
+def _expire(pieces: Sequence[Piece | Packed]) -> None:
+    for piece in pieces:
+        piece.fail(DeadlineExceeded("the request's deadline passed while it waited for the model"))

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from servekit.codecs import packed
 from servekit.engine import current
 from servekit.engine.results import columns_of, encoded_columns, rows_of
-from servekit.engine.ticket import Piece, Results
+from servekit.engine.ticket import Batch, Packed, Piece, Results
 from servekit.errors import ConfigError, InvalidInput, LoadFailed, PredictFailed, ServeError
 from servekit.predictor import Context, Predictor
 from servekit.signature import Image, Signature, Tensor
@@ -41,6 +43,16 @@ class Model:
         self._context_argument = self._check_predict()
         self._decode = _hook(predictor, "decode")
         self._encode = _hook(predictor, "encode")
+        # Requests of such a model can be kept as packed bytes from the door to the batch.
+        self.packs = packed.fits(self.signature) and not (
+            self.is_async or self.decodes or self.encodes or self._context_argument
+        )
+
+    @property
+    def packed_key(self) -> tuple[Any, ...]:
+        """(dtype, *shape) of a row of packed requests."""
+        [spec] = self.signature.inputs.values()
+        return (np.dtype(spec.dtype).str, *spec.shape) if isinstance(spec, Tensor) else ()
 
     @property
     def decodes(self) -> bool:
@@ -151,19 +163,26 @@ class Model:
 
     # --- one batch ---
 
-    def predict(self, pieces: Sequence[Piece]) -> list[Results]:
-        """The results of each piece, in order. Raises what `predict` raises, or PredictFailed for what it returned."""
-        arguments = self._arguments(pieces)
-        with current.requests(*(piece.ticket.context.request_id for piece in pieces)):
-            return self._split(self.predictor.predict(**arguments), pieces)
+    def predict(self, batch: Batch) -> dict[str, Any]:
+        """The results of a batch as columns over all its rows.
 
-    async def predict_async(self, pieces: Sequence[Piece]) -> list[Results]:
+        Raises what `predict` raises, or PredictFailed for what it returned.
+        """
+        arguments = self._arguments(batch)
+        with current.requests(*[piece.request_id for piece in batch.pieces]):
+            return self._columns(self.predictor.predict(**arguments), batch)
+
+    async def predict_async(self, batch: Batch) -> dict[str, Any]:
         """The same for a predictor whose `predict` is a coroutine function."""
-        arguments = self._arguments(pieces)
-        with current.requests(*(piece.ticket.context.request_id for piece in pieces)):
-            return self._split(await self.predictor.predict(**arguments), pieces)
+        arguments = self._arguments(batch)
+        with current.requests(*[piece.request_id for piece in batch.pieces]):
+            return self._columns(await self.predictor.predict(**arguments), batch)
 
-    def _arguments(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+    def _arguments(self, batch: Batch) -> dict[str, Any]:
+        pieces = batch.pieces
+        if self.packs:
+            [(name, spec)] = self.signature.inputs.items()
+            return {name: _unpacked(pieces, name, spec)}
         arguments: dict[str, Any] = {
             name: join([piece.columns[name] for piece in pieces]) for name in self.signature.inputs
         }
@@ -173,19 +192,20 @@ class Model:
             arguments["contexts"] = [piece.ticket.context for piece in pieces for _ in range(piece.rows)]
         return arguments
 
-    def _split(self, returned: Any, pieces: Sequence[Piece]) -> list[Results]:
-        rows = sum(piece.rows for piece in pieces)
-        columns: dict[str, Any] = (
-            columns_of(returned, rows, self.signature) if self._encode is None else {"rows": rows_of(returned, rows)}
-        )
-        if len(pieces) == 1:
-            return [columns]
-        results = []
-        start = 0
-        for piece in pieces:
-            results.append({name: column[start : start + piece.rows] for name, column in columns.items()})
-            start += piece.rows
-        return results
+    def _columns(self, returned: Any, batch: Batch) -> dict[str, Any]:
+        if self._encode is None:
+            return columns_of(returned, batch.rows, self.signature)
+        return {"rows": rows_of(returned, batch.rows)}
+
+
+def _unpacked(pieces: Sequence[Piece | Packed], name: str, spec: Any) -> NDArray[Any]:
+    """One array of all rows, from packed requests and others; the predictor may write to it."""
+    buffers = [piece.buffer if isinstance(piece, Packed) else _bytes_of(piece.columns[name], spec) for piece in pieces]
+    return np.frombuffer(bytearray().join(buffers), spec.dtype).reshape(-1, *spec.shape)
+
+
+def _bytes_of(column: Any, spec: Any) -> memoryview:
+    return np.ascontiguousarray(column, spec.dtype).reshape(-1).view(np.uint8).data
 
 
 def join(columns: Sequence[Column]) -> Column:

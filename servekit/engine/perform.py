@@ -7,13 +7,14 @@ the value of the call, or raises the ServeError to answer with.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from servekit import codecs
-from servekit.codecs import Decoded, Limits
+from servekit.codecs import Decoded, Limits, packed
+from servekit.codecs.packed import Reader
 from servekit.contract import (
     Call,
     Describe,
@@ -30,11 +31,11 @@ from servekit.contract import (
     Written,
 )
 from servekit.engine import files, policy
-from servekit.engine.batcher import Batch, Batcher
+from servekit.engine.batcher import Batcher
 from servekit.engine.lifecycle import Lifecycle
 from servekit.engine.loader import Loader
 from servekit.engine.model import USER_ERRORS, Model
-from servekit.engine.ticket import Piece, Results, Ticket
+from servekit.engine.ticket import Batch, Packed, Piece, Results, Ticket
 from servekit.errors import CallerError, LoadFailed, NotReady, PredictFailed, ServeError
 from servekit.predictor import Context
 from servekit.signature import Image
@@ -99,6 +100,17 @@ class Performer:
         self._slow_to_decode = model.decodes or any(isinstance(spec, Image) for spec in model.signature.inputs.values())
 
     # --- doors ---
+
+    def shortcut(self, call: Infer) -> tuple[str, Reader, Hashable] | None:
+        """(media type of the answer, reader of the bodies, what may share a batch) for requests like `call`, whatever
+        their bodies; None when they need the general path. Raises ServeError."""
+        if not self.model.packs:
+            return None
+        media_type = codecs.negotiate(call, self.signature)
+        read = packed.reader(call, media_type, self.signature, self.limits)
+        if read is None:
+            return None
+        return media_type, read, (None, (self.model.packed_key,))
 
     def blocks(self, call: Call) -> bool:
         """May `start` take long enough that a door should run it in a thread?"""
@@ -208,46 +220,87 @@ class Performer:
 
         ticket = Ticket(context, len(cuts), finished)
         alone = self.model.one_request_per_batch
-        pieces = [
+        ticket.pieces = [
             Piece(ticket, i, rows, part, (ticket if alone else None, key)) for i, (rows, part, key) in enumerate(cuts)
         ]
-        self.batcher.submit(pieces)
+        self.batcher.submit(ticket.pieces)
         return ticket
 
     # --- batches ---
 
     def _run(self, batch: Batch) -> None:
         """Run a batch; if it fails, its halves, until the requests at fault are alone."""
-        pieces = batch.pieces
         try:
-            results = self.model.predict(pieces)
+            columns = self.model.predict(batch)
         except USER_ERRORS as error:
             # A predictor may raise anything; it is logged where it is answered.
-            if self._isolates(pieces, error):
-                for part in policy.halves(len(pieces)):
-                    self._run(Batch(pieces[part], sum(piece.rows for piece in pieces[part]), batch.reason))
-            else:
-                _fail(pieces, error)
+            for half in self._failed(batch, error):
+                self._run(half)
             return
-        _deliver(pieces, results)
+        self._succeeded(batch, columns)
 
     async def _run_async(self, batch: Batch) -> None:
-        pieces = batch.pieces
         try:
-            results = await self.model.predict_async(pieces)
+            columns = await self.model.predict_async(batch)
         except USER_ERRORS as error:
             # A predictor may raise anything; it is logged where it is answered.
-            if self._isolates(pieces, error):
-                for part in policy.halves(len(pieces)):
-                    await self._run_async(Batch(pieces[part], sum(piece.rows for piece in pieces[part]), batch.reason))
-            else:
-                _fail(pieces, error)
+            for half in self._failed(batch, error):
+                await self._run_async(half)
             return
-        _deliver(pieces, results)
+        self._succeeded(batch, columns)
 
-    def _isolates(self, pieces: list[Piece], error: BaseException) -> bool:
+    def _failed(self, batch: Batch, error: BaseException) -> list[Batch]:
+        """The halves to run again; none when the fault is found."""
+        batch.failed = True
+        pieces = batch.pieces
         # What predict returned was wrong for the whole batch: its halves would be wrong in the same way.
-        return self.model.batching.isolate_failures and len(pieces) > 1 and not isinstance(error, PredictFailed)
+        if not self.model.batching.isolate_failures or len(pieces) < 2 or isinstance(error, PredictFailed):
+            _fail(pieces, error)
+            return []
+        return [
+            Batch(pieces[part], sum(piece.rows for piece in pieces[part]), batch.reason, self.batcher.now_s())
+            for part in policy.halves(len(pieces))
+        ]
+
+    def _succeeded(self, batch: Batch, columns: dict[str, Any]) -> None:
+        batch.model_s = self.batcher.now_s() - batch.started_s
+        short: list[tuple[Packed, int]] = []
+        start = 0
+        for piece in batch.pieces:
+            if isinstance(piece, Packed):
+                short.append((piece, start))
+            else:
+                piece.batch = batch
+                stop = start + piece.rows
+                piece.ticket.piece_done(
+                    piece.index,
+                    columns
+                    if len(batch.pieces) == 1
+                    else {name: column[start:stop] for name, column in columns.items()},
+                )
+            start += piece.rows
+        if short:
+            self._answer_packed(short, columns)
+
+    def _answer_packed(self, short: list[tuple[Packed, int]], columns: dict[str, Any]) -> None:
+        [(name, column)] = columns.items()
+        texts = packed.row_texts(column)
+        for piece, start in short:
+            frame = piece.frame
+            stop = start + piece.rows
+            if texts is None or not frame.prefix:
+                try:
+                    rows = {name: column[start:stop]}
+                    piece.body = codecs.encode(
+                        frame.media_type, frame.form, rows, piece.rows, self.signature, nan=self._nan
+                    )
+                except ServeError as error:
+                    piece.error = error
+            elif piece.rows == 1:
+                piece.body = frame.prefix + texts[start] + frame.suffix
+            else:
+                piece.body = frame.prefix + frame.between.join(texts[start:stop]) + frame.suffix
+        short[0][0].answered([piece for piece, _ in short])
 
 
 def cut(columns: dict[str, Any], rows: int, max_size: int) -> list[tuple[int, dict[str, Any], tuple[Any, ...]]]:
@@ -290,18 +343,13 @@ def _shape(column: Any) -> tuple[Any, ...] | None:
     return (column.dtype.str, *column.shape[1:]) if isinstance(column, np.ndarray) else None
 
 
-def _deliver(pieces: list[Piece], results: list[Results]) -> None:
-    for piece, result in zip(pieces, results, strict=True):
-        piece.ticket.piece_done(piece.index, result)
-
-
-def _fail(pieces: list[Piece], error: BaseException) -> None:
+def _fail(pieces: Sequence[Piece | Packed], error: BaseException) -> None:
     if isinstance(error, (CallerError, PredictFailed)):
         failure: ServeError = error
     else:
         failure = PredictFailed(f"the predictor raised {type(error).__name__} on this request", cause=error)
     for piece in pieces:
-        piece.ticket.fail(failure)
+        piece.fail(failure)
 
 
 def _raising(error: ServeError) -> Thunk:

@@ -10,7 +10,9 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Reason = Literal["full", "idle", "delay"]
+# full: max_size rows were there. idle: the model was free. delay: max_delay_ms was over. tick: the event loop had read
+# all that had arrived, and ran the batch itself.
+Reason = Literal["full", "idle", "delay", "tick"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,12 @@ def decide(groups: Iterable[Group], *, max_size: int, max_delay_s: float, now_s:
 def admits(*, queued_rows: int, rows: int, max_queue: int) -> bool:
     """May `rows` more rows wait? A request larger than the whole queue is let in when nothing else waits."""
     return queued_rows == 0 or queued_rows + rows <= max_queue
+
+
+def meets(deadline_s: float, *, now_s: float, wait_s: float) -> bool:
+    """Can a request that would be answered in about `wait_s` still meet its deadline? If not, it is refused at once:
+    its caller learns it while there is time to go elsewhere, and the model is spared an answer that nobody awaits."""
+    return now_s + wait_s <= deadline_s
 
 
 def halves(count: int) -> tuple[slice, slice]:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from servekit.contract import Reply, Request
-from servekit.dispatch import Dispatcher, body_too_large, request_id
+from servekit.dispatch import Dispatcher, body_too_large
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -43,7 +43,7 @@ class AsgiDoor:
             path=scope["path"],
             query=scope["query_string"].decode("latin-1"),
             headers=headers,
-            id=request_id(headers),
+            id=self._dispatcher.request_id(headers),
             peer=client[0] if client else "",
         )
         limit = self._dispatcher.max_body_bytes

@@ -89,19 +89,25 @@ class LimitedProtocol(HttpToolsProtocol):
             self._stop(HeadersTooLarge(f"headers: expected at most {limits.max_headers} fields, got more"))
 
     def on_headers_complete(self) -> None:
+        self._check_head()
+        self._head_complete()
+        super().on_headers_complete()
+        if self._limits.draining():
+            self.announce_close()
+
+    def _check_head(self) -> None:
         version = self.parser.get_http_version()
         hosts = sum(name == b"host" for name, _ in self.headers)
         if version == "1.1" and hosts != 1:
             self._stop(InvalidInput(f"Host: expected exactly one, got {hosts}"))
         if version == "1.0" and any(name == b"transfer-encoding" for name, _ in self.headers):
             self._stop(InvalidInput("Transfer-Encoding: not allowed in HTTP/1.0"))
+
+    def _head_complete(self) -> None:
         self._head_arrived()
         self._in_head = False
         self._head_bytes = 0
         self._before = self.cycle
-        super().on_headers_complete()
-        if self._limits.draining():
-            self.announce_close()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()

@@ -16,7 +16,7 @@ from gevent.event import Event
 from gunicorn.http.wsgi import Response
 
 from servekit.contract import Reply, Request
-from servekit.dispatch import Dispatcher, Exchange, body_too_large, request_id
+from servekit.dispatch import Dispatcher, Exchange, body_too_large
 from servekit.errors import InvalidInput, ServeError
 
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
@@ -42,7 +42,7 @@ class WsgiDoor:
             path=environ.get("PATH_INFO", "/").encode("latin-1").decode("utf-8", "replace"),
             query=environ.get("QUERY_STRING", ""),
             headers=headers,
-            id=request_id(headers),
+            id=self._dispatcher.request_id(headers),
             peer=environ.get("REMOTE_ADDR", ""),
         )
         limit = self._dispatcher.max_body_bytes

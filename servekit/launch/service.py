@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from servekit.codecs import Limits
 from servekit.contract import Description, Platform, Reply, Request, Site, State
-from servekit.dispatch import Dispatcher, Mounted, request_id
+from servekit.dispatch import Dispatcher, Mounted
 from servekit.engine.lifecycle import Lifecycle
 from servekit.engine.loader import Loader
 from servekit.engine.model import Model
@@ -157,6 +157,15 @@ class Service:
             self.fatal = error
         self.loaded.set()
 
+    @property
+    def dispatcher(self) -> Dispatcher | None:
+        """For doors that need no application."""
+        return self._parts.dispatcher
+
+    def attach(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        """Let quick batches run on the event loop of the calling thread."""
+        self._parts.performer.batcher.attach(call_soon)
+
     def asgi_app(self) -> Any:
         from servekit.http.asgi import build_app
 
@@ -169,7 +178,8 @@ class Service:
 
     def error_reply(self, error: ServeError) -> Reply:
         """The reply to bytes that never became a request, in the platform's form."""
-        return self._parts.dispatcher.refuse(Request("-", "-", id=request_id(())), error)
+        dispatcher = self._parts.dispatcher
+        return dispatcher.refuse(Request("-", "-", id=dispatcher.new_id()), error)
 
     def drain(self) -> None:
         """The server was told to end: go on serving, say so to probes."""

@@ -120,6 +120,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("max_headers", _whole(8, 10_000), "100", "most header fields of a request", "N"),
     Option("nan", _choice("error", "null"), "error", "NaN in JSON replies: refuse, or write null", "error|null"),
     Option("docs", _switch, "off", "serve /docs and /openapi.json", "on|off"),
+    Option("fast_lane", _switch, "on", "answer the platform's routes without an ASGI task (uvicorn workers)", "on|off"),
     Option("access_log", _switch, "on", "a log line per request", "on|off"),
     Option("log_format", _choice("auto", "json", "text"), "auto", "text on a terminal, else JSON", "auto|json|text"),
     Option("log_level", _choice(*LEVELS), "info", "least level logged", "|".join(LEVELS)),
@@ -155,6 +156,7 @@ class Settings:
     max_headers: int
     nan: Literal["error", "null"]
     docs: bool
+    fast_lane: bool
     access_log: bool
     log_format: Literal["auto", "json", "text"]
     log_level: str

@@ -9,8 +9,10 @@ from functools import partial
 from typing import Any
 
 import uvicorn
+import uvloop
 from gunicorn.workers.base import Worker
 
+from servekit.http.fastlane import FastLane, Lane
 from servekit.http.protocol import HeadLimits, LimitedProtocol
 from servekit.launch.gunicorn import BACKLOG
 from servekit.launch.worker import BEAT_S, MARGIN_S, WorkerLife
@@ -27,7 +29,14 @@ class _Server(uvicorn.Server):
 class UvicornWorker(WorkerLife, Worker):  # type: ignore[misc]
     """`worker_class` of the default kind."""
 
+    _lane: Lane | None = None
+
     def run(self) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._main())
+        self.end()
+
+    def _config(self) -> uvicorn.Config:
         settings = self.settings
         limits = HeadLimits(
             max_bytes=settings.max_header_bytes,
@@ -36,10 +45,12 @@ class UvicornWorker(WorkerLife, Worker):  # type: ignore[misc]
             refuse=self.service.error_reply,
             draining=lambda: self.board.draining,
         )
-        config = uvicorn.Config(
+        return uvicorn.Config(
             self._answered(self.service.asgi_app()),
-            http=partial(LimitedProtocol, limits=limits),  # type: ignore[arg-type]
-            loop="uvloop",
+            http=partial(LimitedProtocol, limits=limits)  # type: ignore[arg-type]
+            if self._lane is None
+            else partial(FastLane, limits=limits, lane=self._lane),
+            loop="none",
             ws="none",
             lifespan="off",
             log_config=None,
@@ -51,9 +62,6 @@ class UvicornWorker(WorkerLife, Worker):  # type: ignore[misc]
             # uvicorn hands it to asyncio.wait_for, which takes fractions.
             timeout_graceful_shutdown=max(0.0, settings.drain.finish_s - MARGIN_S),  # type: ignore[arg-type]
         )
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(self._main(_Server(config)))
-        self.end()
 
     def _answered(self, app: Any) -> Any:
         """The app, whose requests are told why when uvicorn cancels them at the end of its patience."""
@@ -77,7 +85,15 @@ class UvicornWorker(WorkerLife, Worker):  # type: ignore[misc]
 
         return answered
 
-    async def _main(self, server: _Server) -> None:
+    async def _main(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.service.attach(loop.call_soon)
+        dispatcher = self.service.dispatcher
+        if self.settings.fast_lane and dispatcher is not None:
+            self._lane = Lane(
+                dispatcher, loop, draining=lambda: self.board.draining, keep_alive_s=self.settings.keep_alive_s
+            )
+        server = _Server(self._config())
         heart = asyncio.ensure_future(self._heart(server))
         replaces = self.board.ever_ready
         self.service.start()
@@ -86,6 +102,8 @@ class UvicornWorker(WorkerLife, Worker):  # type: ignore[misc]
             await asyncio.sleep(BEAT_S / 10)
         if self.alive and not (replaces and self.service.fatal):
             await server.serve(sockets=[listener.sock for listener in self.sockets])
+        if self._lane is not None:
+            self._lane.cut_off(self.cut_off())
         heart.cancel()
 
     async def _heart(self, server: _Server) -> None:

@@ -12,7 +12,7 @@ import pytest
 from servekit import Context, Image, InvalidInput, Json, Predictor, Tensor, Text
 from servekit.engine import current
 from servekit.engine.model import Model, join
-from servekit.engine.ticket import Piece, Ticket
+from servekit.engine.ticket import Batch, Piece, Ticket
 from servekit.errors import ConfigError, LoadFailed, PredictFailed
 
 
@@ -29,9 +29,13 @@ def piece(column: Any, request_id: str = "", rows: int | None = None) -> Piece:
     return Piece(ticket, 0, len(column) if rows is None else rows, {"x": column}, None)
 
 
-def test_pieces_share_a_batch_and_get_their_own_rows_back() -> None:
-    results = Model(Double()).predict([piece(np.ones((1, 2), np.float32)), piece(np.zeros((2, 2), np.float32))])
-    assert [result["y"].tolist() for result in results] == [[[2, 2]], [[0, 0], [0, 0]]]
+def batch(*pieces: Piece) -> Batch:
+    return Batch(list(pieces), sum(piece.rows for piece in pieces), "idle")
+
+
+def test_pieces_share_a_batch_in_order() -> None:
+    results = Model(Double()).predict(batch(piece(np.ones((1, 2), np.float32)), piece(np.zeros((2, 2), np.float32))))
+    assert results["y"].tolist() == [[2, 2], [0, 0], [0, 0]]
 
 
 class WrongName(Predictor):
@@ -80,7 +84,7 @@ class Contexts(Predictor):
 def test_contexts_come_one_for_each_row() -> None:
     model = Model(Contexts())
     assert not model.one_request_per_batch
-    assert model.predict([piece([1], "r1"), piece([2, 3], "r2")]) == [{"who": ["r1"]}, {"who": ["r2", "r2"]}]
+    assert model.predict(batch(piece([1], "r1"), piece([2, 3], "r2"))) == {"who": ["r1", "r2", "r2"]}
 
 
 class OneContext(Predictor):
@@ -118,7 +122,7 @@ def test_hooks_see_one_item_at_a_time() -> None:
     context = Context(request_id="r")
     columns = model.decode_items({"x": ["1", "2"]}, 2, context)
     assert isinstance(columns["x"], np.ndarray)
-    parts = model.predict([piece(columns["x"])])
+    parts = [model.predict(batch(piece(columns["x"])))]
     assert model.output_columns(parts, context) == {"y": ["r:2", "r:3"]}
 
 
@@ -129,7 +133,7 @@ def test_errors_of_hooks_say_whose_fault_they_are() -> None:
     with pytest.raises(PredictFailed, match="decode this item"):
         model.decode_items({"x": ["bug"]}, 1, Context())
     with pytest.raises(PredictFailed, match="encode its result"):
-        model.output_columns(model.predict([piece(np.array([99]))]), Context())
+        model.output_columns([model.predict(batch(piece(np.array([99]))))], Context())
 
 
 def test_the_warm_up_predicts_on_zeros() -> None:

@@ -68,6 +68,12 @@ class FakeService:
         }
         return 200, str(texts[path]).encode() if path in texts else body, 0.0
 
+    # It has no platform: every path is the application's.
+    dispatcher = None
+
+    def attach(self, call_soon: Any) -> None:
+        assert callable(call_soon)
+
     def asgi_app(self) -> Callable[..., Awaitable[None]]:
         async def app(scope: Any, receive: Any, send: Any) -> None:
             body = b""
@@ -141,6 +147,7 @@ def main(options: dict[str, Any]) -> None:
         "max_headers": 100,
         "nan": "error",
         "docs": False,
+        "fast_lane": True,
         "access_log": True,
         "log_format": "json",
         "log_level": "info",

@@ -28,6 +28,7 @@ WRAPPED = Envelope(("data", "req_data"), ("data", "resp_data"), echo=("meta",), 
 FLAT = Envelope(("req_data",), ("resp_data",), echo=("meta",), results_as_objects=True)
 ENVELOPES = (WRAPPED, FLAT, *COMMON_ENVELOPES)
 MAX_QUERY_FIELDS = 100
+READS = frozenset([b"content-type", b"accept"])
 
 
 def routes(site: Site) -> tuple[Route, ...]:
@@ -41,8 +42,14 @@ def routes(site: Site) -> tuple[Route, ...]:
         apis, health = declared.apis, declared.health_url
     return (
         Route(("GET",), health, lambda _request: Ready(), _render_health, "health check"),
-        *(Route((method,), path, _parse, _render, "predict", takes_body=method == "POST") for method, path in apis),
+        *(_predict_route(method, path) for method, path in apis),
     )
+
+
+def _predict_route(method: str, path: str) -> Route:
+    # A GET has no body to hand on.
+    reads = READS if method == "POST" else None
+    return Route((method,), path, _parse, _render, "predict", takes_body=method == "POST", reads=reads)
 
 
 def _parse(request: Request) -> Infer:

@@ -28,6 +28,7 @@ from servekit.platforms._reply import error_headers, json_reply
 
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 ATTRIBUTES_RAW = ATTRIBUTES.lower().encode()
+READS = frozenset([b"content-type", b"contenttype", b"accept", ATTRIBUTES_RAW])
 # InvokeEndpoint: at most 1024 visible US-ASCII characters.
 ATTRIBUTES_PATTERN = re.compile(r"[\x20-\x7e]{0,1024}")
 # The caller sees the body as OriginalMessage, cut after 2048 characters.
@@ -60,7 +61,9 @@ def routes(site: Site) -> tuple[Route, ...]:
 
     return (
         Route(("GET", "POST"), "/ping", lambda _request: Ready(), _render_ping, "health check"),
-        Route(("POST",), "/invocations", parse_invocation, _render_invocation, "predict", takes_body=True),
+        Route(
+            ("POST",), "/invocations", parse_invocation, _render_invocation, "predict", takes_body=True, reads=READS
+        ),
         Route(
             ("GET",), "/execution-parameters", lambda _request: Describe(), render_parameters, "batch transform limits"
         ),

@@ -1,0 +1,295 @@
+"""The short way for the commonest models: one numeric tensor of fixed shape in, one numeric tensor out.
+
+A reader turns a body into the packed bytes of its rows, ready to be joined with others to a batch. `row_texts` turns
+a whole batch of results into JSON in one pass. Neither answers for errors: a reader declines (`Unusual`) whatever it
+is not sure of, and the codecs of the general path, which know every form and every word to say about it, decide.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from servekit.codecs import npy
+from servekit.codecs.decode import NPY, ROWS, is_json
+from servekit.codecs.encode import JSON
+from servekit.codecs.media import charset_of, parse_media_type
+from servekit.codecs.nouns import ITEM, Form, Limits
+from servekit.contract import Envelope, Infer
+from servekit.errors import ServeError
+from servekit.signature import Signature, Tensor
+
+# numpy's names -> struct's; bool is left out, since struct takes any value for one.
+CODES = {
+    "float16": "e",
+    "float32": "f",
+    "float64": "d",
+    "int8": "b",
+    "uint8": "B",
+    "int16": "h",
+    "uint16": "H",
+    "int32": "i",
+    "uint32": "I",
+    "int64": "q",
+    "uint64": "Q",
+}
+NUMERIC = frozenset([*CODES, "bool"])
+# From here on simdjson's own numbers are faster than Python's, where it is installed.
+SIMDJSON_BYTES = 1024
+
+
+class Unusual(Exception):
+    """Not for the short way; nothing is said about whether the body is right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What stands around the rows of an answer: prefix, row, between, row, ..., suffix.
+
+    In JSON `row_texts` gives the rows. For other media types (prefix "") the general encoder writes the answer.
+    """
+
+    media_type: str
+    form: Form
+    prefix: bytes = b""
+    between: bytes = b""
+    suffix: bytes = b""
+
+
+Buffer = bytes | memoryview
+Reader = Callable[[bytes], tuple[int, Buffer, Frame]]
+
+
+def fits(signature: Signature) -> bool:
+    """Has the signature one numeric tensor of fixed shape in, one numeric tensor out?"""
+    only_in, only_out = signature.only_input, signature.only_output
+    if only_in is None or only_out is None:
+        return False
+    spec, result = only_in[1], only_out[1]
+    return (
+        isinstance(spec, Tensor)
+        and spec.dtype in NUMERIC
+        and None not in spec.shape
+        and 0 not in spec.shape
+        and isinstance(result, Tensor)
+        and result.dtype in NUMERIC
+    )
+
+
+def reader(call: Infer, media_type: str, signature: Signature, limits: Limits) -> Reader | None:
+    """The reader of such bodies as `call`'s whose answers are `media_type`; None when there is none.
+
+    It returns (rows, their packed bytes in C order and native byte order, the frame of the answer) and raises
+    Unusual. Not thread-safe. `call.body` is not looked at.
+    """
+    only = signature.only_input
+    if only is None or not fits(signature) or call.fields:
+        return None
+    name, spec = only
+    assert isinstance(spec, Tensor)  # noqa: S101 - fits() has seen it
+    kind, parameters = parse_media_type(call.content_type or "")
+    if kind == NPY:
+        return _npy_reader(spec, _frame(ROWS, signature) if media_type == JSON else Frame(media_type, ROWS), limits)
+    if not is_json(kind) or media_type != JSON or spec.dtype not in CODES:
+        return None
+    try:
+        if charset_of(parameters) != "utf-8":
+            return None
+    except ServeError:
+        return None
+    return _json_reader(name, spec, call.envelopes, signature, limits)
+
+
+def row_texts(array: NDArray[Any]) -> list[bytes] | None:
+    """Each row as JSON, without the brackets that `_frame` puts around it; None when JSON cannot carry all values."""
+    if array.size == 0:
+        return None
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            return None
+        if array.dtype.itemsize == 2:
+            array = array.astype(np.float32)
+    depth = array.ndim
+    text = orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
+    return text[depth:-depth].split(b"]" * (depth - 1) + b"," + b"[" * (depth - 1))
+
+
+def _frame(form: Form, signature: Signature) -> Frame:
+    """The general encoder's answer of such a form, cut open where the rows stand."""
+    [(name, spec)] = signature.outputs.items()
+    assert isinstance(spec, Tensor)  # noqa: S101 - fits() has seen it
+    opened, closed = b"[" * len(spec.shape), b"]" * len(spec.shape)
+    key = orjson.dumps(name)
+    envelope = form.envelope
+    if form.kind == "item" or envelope is None:
+        return Frame(JSON, form, b"{" + key + b":" + opened, b"", closed + b"}")
+    outer = b"".join(b"{" + orjson.dumps(part) + b":" for part in envelope.results_at)
+    end = b"}" * len(envelope.results_at)
+    if form.kind == "columns":
+        prefix, before, after, suffix = outer + b"{" + key + b":[", b"", b"", b"]}" + end
+    elif envelope.results_as_objects:
+        prefix, before, after, suffix = outer + b"[", b"{" + key + b":", b"}", b"]" + end
+    else:
+        prefix, before, after, suffix = outer + b"[", b"", b"", b"]" + end
+    return Frame(JSON, form, prefix + before + opened, closed + after + b"," + before + opened, closed + after + suffix)
+
+
+# --- npy ---
+
+
+def _npy_reader(spec: Tensor, frame: Frame, limits: Limits) -> Reader:
+    """Bodies whose rows have exactly the declared dtype and shape; the numbers are not copied."""
+    dtype, shape = np.dtype(spec.dtype), spec.shape
+
+    def read(body: bytes) -> tuple[int, Buffer, Frame]:
+        try:
+            array = npy.decode(body, "npy")
+        except ServeError as error:
+            raise Unusual from error
+        if array.dtype != dtype or not array.dtype.isnative or not array.flags.c_contiguous:
+            raise Unusual
+        rows = 1 if array.shape == shape else len(array) if array.ndim and array.shape[1:] == shape else 0
+        if not 0 < rows <= limits.max_rows:
+            raise Unusual
+        return rows, array.reshape(-1).view(np.uint8).data, frame
+
+    return read
+
+
+# --- JSON ---
+
+
+def _json_reader(
+    name: str, spec: Tensor, envelopes: Iterable[Envelope], signature: Signature, limits: Limits
+) -> Reader | None:
+    """Objects with one key that say where the rows are, and nothing else."""
+    places: Places = {}
+    for envelope in envelopes:
+        if not envelope.rows_at or envelope.rows_at[0] in places:
+            continue
+        form = Form("columns" if envelope.columns else "rows", envelope)
+        path = (*envelope.rows_at, name) if envelope.columns else envelope.rows_at
+        places[path[0]] = (path[1:], _frame(form, signature))
+    # A body may also be one item; where the input has an envelope's name, the general path decides what is meant.
+    if places.pop(name, None) is None and spec.shape:
+        places[name] = ((), _frame(ITEM, signature))
+    pack_row = _row_packer(spec)
+    pack_rows = _quick_packer(spec)
+    max_rows = limits.max_rows
+
+    def read(body: bytes) -> tuple[int, Buffer, Frame]:
+        if b"true" in body or b"false" in body:
+            raise Unusual
+        if pack_rows is not None and len(body) >= SIMDJSON_BYTES:
+            return pack_rows(body, places, max_rows)
+        try:
+            document = orjson.loads(body)
+            if type(document) is not dict or len(document) != 1:
+                raise Unusual
+            [key] = document
+            path, frame = places[key]
+            value = document[key]
+            for step in path:
+                if len(value) != 1:
+                    raise Unusual
+                value = value[step]
+            if frame.form is ITEM:
+                return 1, pack_row(value), frame
+            rows = len(value)
+            if type(value) is not list or not 0 < rows <= max_rows:
+                raise Unusual
+            if rows == 1:
+                row = value[0]
+                return 1, pack_row(row[name] if type(row) is dict and len(row) == 1 else row), frame
+            parts = [pack_row(row[name] if type(row) is dict and len(row) == 1 else row) for row in value]
+            return rows, b"".join(parts), frame
+        except (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError, struct.error) as error:
+            raise Unusual from error
+
+    return read
+
+
+def _row_packer(spec: Tensor) -> Callable[[Any], bytes]:
+    """From a row as nested lists to its bytes. Raises struct.error, TypeError, OverflowError, Unusual."""
+    shape = spec.shape
+    # Standard sizes, since only those refuse a float that overflows.
+    pack = struct.Struct(f"={math.prod(dim or 0 for dim in shape)}{CODES[spec.dtype]}").pack
+    if not shape:
+        return pack
+    if len(shape) == 1:
+
+        def pack_list(row: Any) -> bytes:
+            if type(row) is not list:
+                raise Unusual
+            return pack(*row)
+
+        return pack_list
+    inner = shape[:-1]
+
+    def pack_nested(row: Any) -> bytes:
+        level = [row]
+        for dim in inner:
+            if any(type(item) is not list or len(item) != dim for item in level):
+                raise Unusual
+            level = list(chain.from_iterable(level))
+        if any(type(item) is not list or len(item) != shape[-1] for item in level):
+            raise Unusual
+        return pack(*chain.from_iterable(level))
+
+    return pack_nested
+
+
+Places = dict[str, tuple[tuple[str, ...], Frame]]
+
+
+def _quick_packer(spec: Tensor) -> Callable[[bytes, Places, int], tuple[int, Buffer, Frame]] | None:
+    """simdjson's way for floats in long bodies, None where it is not installed or does not fit."""
+    if spec.dtype not in ("float32", "float64") or len(spec.shape) != 1:
+        return None
+    try:
+        import simdjson
+    except ImportError:
+        return None
+    parser = simdjson.Parser()
+    width = math.prod(dim or 0 for dim in spec.shape)
+    dtype = np.dtype(spec.dtype)
+
+    def pack(body: bytes, places: Places, max_rows: int) -> tuple[int, Buffer, Frame]:
+        try:
+            document: Any = parser.parse(body)
+            [key] = document.keys()
+            path, frame = places[key]
+            value = document[key]
+            for step in path:
+                [only] = value.keys()
+                if only != step:
+                    raise Unusual
+                value = value[step]
+            rows = 1 if frame.form is ITEM else len(value)
+            # The buffer is flat whatever the nesting was, so the brackets are counted: keys of ours hold none.
+            brackets = 1 if frame.form is ITEM else 1 + rows
+            lengths_fit = len(value) == width if frame.form is ITEM else all(len(row) == width for row in value)
+            if not (0 < rows <= max_rows and lengths_fit and body.count(b"[") == brackets):
+                raise Unusual
+            numbers = np.frombuffer(value.as_buffer(of_type="d"), np.float64)
+        except (ValueError, TypeError, KeyError, RuntimeError) as error:
+            raise Unusual from error
+        if numbers.size != rows * width:
+            raise Unusual
+        if dtype.itemsize == 8:
+            return rows, numbers.view(np.uint8).data, frame
+        with np.errstate(over="ignore"):
+            narrow = numbers.astype(dtype)
+        if not np.isfinite(narrow).all():
+            raise Unusual
+        return rows, narrow.view(np.uint8).data, frame
+
+    return pack

@@ -1,0 +1,84 @@
+"""What a batch costs, learned while running: about `seconds_per_row * rows + seconds_per_batch`. Pure: no clock.
+
+A line through the batches seen so far, in which the older ones count less and less, so that it follows a model whose
+machine gets busy or free.
+"""
+
+from __future__ import annotations
+
+MEMORY = 0.98
+# So many batches are watched before anything is decided by what they cost.
+MIN_BATCHES = 8
+# What may run on the event loop: a probe, or anybody's next request, waits no longer than this.
+MAX_INLINE_S = 0.002
+# A batch that ran on the loop and took so long was a mistake; a few among a hundred end it.
+OVERRUN_S = 5 * MAX_INLINE_S
+OVERRUN_MEMORY = 0.97
+MAX_OVERRUNS = 2.5
+
+
+class Cost:
+    """The learned line; `learn` it from batches, `estimate_s` others."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.seconds_per_row = 0.0
+        self.seconds_per_batch = 0.0
+        self._weight = self._rows = self._seconds = self._rows_rows = self._rows_seconds = 0.0
+        self._overruns = 0.0
+
+    def learn(self, rows: int, seconds: float, *, inline: bool = False) -> None:
+        """A batch of `rows` took `seconds`; `inline`: on the event loop."""
+        self.batches += 1
+        weight = self._weight = self._weight * MEMORY + 1.0
+        total_rows = self._rows = self._rows * MEMORY + rows
+        total_s = self._seconds = self._seconds * MEMORY + seconds
+        self._rows_rows = self._rows_rows * MEMORY + rows * rows
+        self._rows_seconds = self._rows_seconds * MEMORY + rows * seconds
+        spread = weight * self._rows_rows - total_rows * total_rows
+        # Batches of one size tell the sum of both parts, not the parts.
+        slope = (weight * self._rows_seconds - total_rows * total_s) / spread if spread > 1e-9 * total_rows**2 else -1.0
+        offset = (total_s - slope * total_rows) / weight
+        if slope < 0.0:
+            slope, offset = 0.0, total_s / weight
+        elif offset < 0.0:
+            slope, offset = total_s / total_rows, 0.0
+        self.seconds_per_row, self.seconds_per_batch = slope, offset
+        if inline:
+            self._overruns = self._overruns * OVERRUN_MEMORY + (seconds > OVERRUN_S)
+
+    @property
+    def known(self) -> bool:
+        """Are there enough batches behind the estimate?"""
+        return self.batches >= MIN_BATCHES
+
+    def estimate_s(self, rows: int) -> float:
+        """Seconds that a batch of `rows` takes."""
+        return self.seconds_per_batch + self.seconds_per_row * rows
+
+    def rows_within(self, seconds: float, max_rows: int) -> int:
+        """How many rows a batch may have to take at most `seconds`: 1 to `max_rows`."""
+        if self.estimate_s(max_rows) <= seconds:
+            return max_rows
+        if self.seconds_per_row == 0.0:
+            return 1
+        return max(1, min(max_rows, int((seconds - self.seconds_per_batch) / self.seconds_per_row)))
+
+    def inline(self, rows: int) -> bool:
+        """May a batch of `rows` run on the event loop?
+
+        Not before its cost is known, and not after batches there have taken much longer than expected: a model that
+        sometimes waits for something must not make everybody wait.
+        """
+        return (
+            self.batches >= MIN_BATCHES
+            and self.seconds_per_batch + self.seconds_per_row * rows <= MAX_INLINE_S
+            and self._overruns < MAX_OVERRUNS
+        )
+
+    def wait_s(self, queued_rows: int, *, max_size: int, concurrency: int) -> float:
+        """Seconds until a row is answered that comes behind `queued_rows` others; 0 while the cost is unknown."""
+        if not self.known:
+            return 0.0
+        batches = queued_rows // max_size + 1
+        return -(-batches // concurrency) * self.estimate_s(min(max_size, queued_rows + 1))

@@ -1,0 +1,586 @@
+"""The fast lane: the platforms' routes answered straight from uvicorn's protocol, without an ASGI task.
+
+Everything else (unknown paths, HEAD, pipelined requests, upgrades, the schema) goes on to uvicorn's own protocol and
+the ASGI door; both give the same bytes. Two shortcuts make it fast:
+
+- The head of a request that was parsed once, and comes again byte for byte, is known: what the parser made of it is
+  looked up. Whatever is not the same is parsed.
+- A body of packed numbers (`codecs.packed`) becomes a row of the batch that runs at the end of this tick of the event
+  loop, and all replies of a batch are written at once.
+
+A request in here plays the part of uvicorn's `RequestResponseCycle`, so that pipelining, draining and shutting down
+are the parent's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from servekit.codecs.packed import Unusual
+from servekit.contract import Reply, Request
+from servekit.dispatch import Dispatcher, Exchange, Shortcut, body_too_large
+from servekit.engine.ticket import Packed
+from servekit.errors import DeadlineExceeded, ServeError
+from servekit.http.protocol import LINGER_S, LimitedProtocol
+
+logger = logging.getLogger("servekit.request")
+
+# Heads and shortcuts that are remembered; beyond that all are forgotten and learned anew.
+MAX_KNOWN = 1024
+MAX_KNOWN_HEAD_BYTES = 2048
+END_OF_HEAD = b"\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+MAX_SWEEP_S = 0.25
+
+Header = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A request's head, parsed. shortcut: None when its requests take the general path. request_id: "" for a new one
+    each time."""
+
+    method: str
+    path: str
+    query: str
+    headers: Sequence[Header]
+    request_id: str
+    length: int
+    shortcut: Ready | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A `Shortcut`, and the bytes of its replies around length, id and body."""
+
+    shortcut: Shortcut
+    status_line: bytes
+    tail: bytes
+
+
+class _NeverWaited:
+    """Stands for the event that an ASGI application would wait for."""
+
+    def set(self) -> None:
+        return
+
+
+class Job(Packed):
+    """One request in the fast lane, in place of uvicorn's cycle."""
+
+    message_event = _NeverWaited()
+    keep_alive = True
+    response_started = False
+    response_complete = False
+    disconnected = False
+    exchange: Exchange | None = None
+    timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, connection: FastLane, head: Head) -> None:
+        self.connection = connection
+        self.head = head
+        self.content: bytes = b""
+
+    def request(self) -> Request:
+        head = self.head
+        return Request(
+            head.method, head.path, head.query, head.headers, self.content, self.request_id, self.connection.peer
+        )
+
+    def answered(self, pieces: Sequence[Any]) -> None:
+        self.connection.lane.answered(pieces)
+
+
+class Lane:
+    """What all connections of a worker share. Make it on the worker's event loop."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        draining: Callable[[], bool],
+        keep_alive_s: float,
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.loop = loop
+        self.draining = draining
+        self.keep_alive_s = keep_alive_s
+        self.connections: set[FastLane] = set()
+        self.heads: dict[bytes, Head] = {}
+        self.paths = {path.encode("ascii"): path for path in dispatcher.paths if path.isascii() and "%" not in path}
+        self._shortcuts: dict[tuple[Any, ...], Ready | None] = {}
+        self._reads: frozenset[bytes] = frozenset().union(
+            *(route.reads or () for mount in dispatcher.mounted for route in mount.routes)
+        )
+        self._thread = threading.get_ident()
+        self._defaults: list[Header] | None = None
+        self._default_bytes = b""
+        self._sweep_s = min(MAX_SWEEP_S, dispatcher.request_timeout_s / 8)
+        loop.call_later(self._sweep_s, self._sweep)
+
+    # --- what is known ---
+
+    def shortcut(self, request: Request, target: bytes) -> Ready | None:
+        """The shortcut of such requests, made once for all that agree in what their route reads."""
+        reads = self._reads
+        general = self.dispatcher.general_headers
+        key = (request.method, target, *[header for header in request.headers if header[0] in reads])
+        if any(name in general for name, _ in request.headers):
+            return None
+        try:
+            return self._shortcuts[key]
+        except KeyError:
+            pass
+        found = self.dispatcher.shortcut(request)
+        ready = None
+        if found is not None:
+            lines = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in found.headers]
+            if found.media_type:
+                lines.insert(0, (b"content-type", found.media_type.encode("latin-1")))
+            tail = b"".join(b"\r\n%b: %b" % line for line in lines) + END_OF_HEAD
+            ready = Ready(found, STATUS_LINE[found.status], tail)
+        _remember(self._shortcuts, key, ready)
+        return ready
+
+    # --- replies ---
+
+    def answered(self, pieces: Sequence[Job]) -> None:
+        """From any thread: these have their `body` or `error`."""
+        if threading.get_ident() == self._thread:
+            self._write(pieces)
+        else:
+            self.loop.call_soon_threadsafe(self._write, pieces)
+
+    def _write(self, pieces: Sequence[Job]) -> None:
+        closing = self.draining()
+        now_s = self.loop.time()
+        for job in pieces:
+            if job.ended:
+                continue
+            job.ended = True
+            connection = job.connection
+            ready = job.head.shortcut
+            body = job.body
+            if body is None or ready is None:
+                connection.refuse_job(job, job.error)
+                continue
+            if closing:
+                job.keep_alive = False
+            connection.transport.write(
+                b"%b%bcontent-length: %d\r\nx-request-id: %b%b%b%b"
+                % (
+                    ready.status_line,
+                    self.defaults(connection),
+                    len(body),
+                    job.request_id.encode("latin-1"),
+                    b"" if job.keep_alive else b"\r\nconnection: close",
+                    ready.tail,
+                    body,
+                )
+            )
+            connection.ended(job, now_s)
+
+    def defaults(self, connection: FastLane) -> bytes:
+        """uvicorn's own headers (the date), which it makes anew every second."""
+        headers = connection.server_state.default_headers
+        if headers is not self._defaults:
+            self._defaults = headers
+            self._default_bytes = b"".join(b"%b: %b\r\n" % header for header in headers)
+        return self._default_bytes
+
+    # --- time ---
+
+    def _sweep(self) -> None:
+        """One timer for all connections, instead of several for every request."""
+        now_s, clock_s = self.loop.time(), self.dispatcher.clock()
+        for connection in list(self.connections):
+            connection.check(now_s, clock_s)
+        self.loop.call_later(self._sweep_s, self._sweep)
+
+    def cut_off(self, error: ServeError) -> None:
+        """The time to finish is over: answer what is still running."""
+        for connection in list(self.connections):
+            connection.cut_off(error)
+
+
+class FastLane(LimitedProtocol):
+    """One connection. Bind `lane` and `limits` with functools.partial; uvicorn passes the rest."""
+
+    def __init__(self, *args: Any, lane: Lane, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lane = lane
+        self.peer = ""
+        self._heads = lane.heads
+        # Between two messages: what comes next is the start of a request line.
+        self._at_boundary = True
+        self._job: Job | None = None
+        self._reading: Job | None = None
+        self._chunks: list[bytes] = []
+        self._size = 0
+        # Bytes of the body that do not pass through the parser, since the length is known; 0 when they do.
+        self._left = 0
+        self._fed: bytes = b""
+        self._first_chunk = b""
+        self._idle_since_s = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.peer = self.client[0] if self.client else ""
+        self.lane.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lane.connections.discard(self)
+        job = self._job
+        self._job = self._reading = None
+        if job is not None and not job.response_complete:
+            _abandon(job)
+        super().connection_lost(exc)
+
+    # --- bytes ---
+
+    def data_received(self, data: bytes) -> None:
+        if self._at_boundary:
+            end = data.find(END_OF_HEAD) + 4
+            head = self._heads.get(data[:end])
+            if head is not None and self._free():
+                left = head.length - len(data) + end
+                if left == 0:
+                    self._known()
+                    self._begin(self._job_of(head), data[end:])
+                    return
+                if left > 0:
+                    self._known()
+                    self._at_boundary = self._in_head = False
+                    self._reading = self._job_of(head)
+                    self._chunks = [data[end:]]
+                    self._left = left
+                    return
+        elif self._left:
+            self._body_part(data)
+            return
+        self._fed = data if self._at_boundary else b""
+        super().data_received(data)
+        self._fed = b""
+
+    def _free(self) -> bool:
+        """Is no request under way here?"""
+        return not self._refused and self._job is None and (self.cycle is None or self.cycle.response_complete)
+
+    def _body_part(self, data: bytes) -> None:
+        """A part of a body whose length is known."""
+        self._chunks.append(data)
+        self._left -= len(data)
+        if self._left > 0:
+            return
+        rest = b""
+        if self._left < 0:
+            rest = data[self._left :]
+            self._chunks[-1] = data[: self._left]
+        self._left = 0
+        self._at_boundary = self._in_head = True
+        job, self._reading = self._reading, None
+        chunks, self._chunks = self._chunks, []
+        if job is not None:
+            self._begin(job, b"".join(chunks))
+        if rest:
+            self.data_received(rest)
+
+    def _known(self) -> None:
+        """A head has come that needs no parser: no timer waits for it any more."""
+        if self._head_timer is not None:
+            self._head_arrived()
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+
+    def _job_of(self, head: Head) -> Job:
+        job = Job(self, head)
+        job.request_id = head.request_id or self.lane.dispatcher.new_id()
+        self._job = self.cycle = job  # type: ignore[assignment]
+        return job
+
+    # --- the parser's callbacks ---
+
+    def on_message_begin(self) -> None:
+        self._at_boundary = False
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._field_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        self._check_head()
+        target = self.url
+        path = self.lane.paths.get(target.partition(b"?")[0])
+        method = self.parser.get_method().decode("ascii")
+        if (
+            path is None
+            or not self._free()
+            or b"#" in target
+            or self.parser.should_upgrade()
+            or method == "HEAD"
+            or not self.lane.dispatcher.allows(method, path)
+        ):
+            self._to_asgi()
+            return
+        self._head_complete()
+        headers = self.headers
+        length = next((value for name, value in headers if name == b"content-length"), b"")
+        head = Head(
+            method,
+            path,
+            target.partition(b"?")[2].decode("latin-1"),
+            headers,
+            self.lane.dispatcher.given_request_id(headers),
+            int(length) if length.isdigit() else -1,
+            None,
+        )
+        job = self._reading = self._job_of(head)
+        job.keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        if self._limits.draining():
+            job.keep_alive = False
+        self._chunks = []
+        self._size = 0
+        if head.length > self.lane.dispatcher.max_body_bytes:
+            self._too_large(job, str(head.length))
+        elif self.expect_100_continue and head.length != 0:
+            self.transport.write(CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        job = self._reading
+        if job is None:
+            if not self._refused:
+                super().on_body(body)
+            return
+        self._size += len(body)
+        if self._size > self.lane.dispatcher.max_body_bytes:
+            self._too_large(job, "more")
+            return
+        self._chunks.append(body)
+
+    def on_message_complete(self) -> None:
+        job = self._reading
+        if job is None:
+            super().on_message_complete()
+            self._at_boundary = True
+            return
+        self._in_head = self._at_boundary = True
+        self._reading = None
+        chunks, self._chunks = self._chunks, []
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        head = job.head
+        request = Request(head.method, head.path, head.query, head.headers)
+        shortcut = self.lane.shortcut(request, self.url)
+        job.head = Head(head.method, head.path, head.query, head.headers, head.request_id, head.length, shortcut)
+        self._remember_head(job, body)
+        self._begin(job, body)
+
+    def _remember_head(self, job: Job, body: bytes) -> None:
+        """Know this head again, if it is certain that the parser ended it where its bytes say.
+
+        Only for a message that came in one piece, whose body is the rest of that piece. Line feeds without carriage
+        returns could end a head elsewhere, and the parser skips empty lines before a head.
+        """
+        data = self._fed
+        end = data.find(END_OF_HEAD) + 4
+        raw = data[:end]
+        if (
+            4 < end <= MAX_KNOWN_HEAD_BYTES
+            and job.keep_alive
+            and not self.expect_100_continue
+            and raw[:1].isalpha()
+            and raw.count(b"\n") == raw.count(b"\r\n")
+            and job.head.length == len(body) == len(data) - end
+            and data.endswith(body)
+            and self.parser.get_http_version() == "1.1"
+        ):
+            _remember(self._heads, raw, job.head)
+
+    def _to_asgi(self) -> None:
+        """What the parent does at the start of a message, now that it is known to be for the parent."""
+        url, headers, expect_100_continue = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url = url
+        self.headers.extend(headers)
+        self.expect_100_continue = expect_100_continue
+        super().on_headers_complete()
+
+    # --- requests ---
+
+    def _begin(self, job: Job, body: bytes) -> None:
+        """The request is whole: answer it."""
+        job.content = body
+        ready = job.head.shortcut
+        dispatcher = self.lane.dispatcher
+        if ready is None or not dispatcher.performer.loader.loaded:
+            self._general(job)
+            return
+        shortcut = ready.shortcut
+        try:
+            job.rows, job.buffer, job.frame = shortcut.read(body)
+        except Unusual:
+            self._general(job)
+            return
+        job.key = shortcut.key
+        job.arrived_s = now_s = dispatcher.clock()
+        job.deadline_s = now_s + dispatcher.request_timeout_s
+        try:
+            dispatcher.performer.batcher.put(job)
+        except ServeError as error:
+            job.ended = True
+            self.refuse_job(job, error)
+
+    def _general(self, job: Job) -> None:
+        """The way of every other door, without its task."""
+        lane = self.lane
+        exchange = job.exchange = lane.dispatcher.begin(job.request())
+        job.timer = lane.loop.call_later(exchange.timeout_s, exchange.expire)
+        thread = threading.get_ident()
+
+        def done() -> None:
+            if threading.get_ident() == thread:
+                self._finish(job)
+            else:
+                lane.loop.call_soon_threadsafe(self._finish, job)
+
+        if exchange.blocks:
+            lane.loop.run_in_executor(None, exchange.start, done)
+        else:
+            exchange.start(done)
+
+    def _finish(self, job: Job) -> None:
+        exchange = job.exchange
+        if job.timer is not None:
+            job.timer.cancel()
+        if exchange is None or job.ended:
+            return
+        if not exchange.finish_blocks:
+            self._reply(job, exchange.finish())
+            return
+
+        def finish() -> None:
+            lane.loop.call_soon_threadsafe(self._reply, job, exchange.finish())
+
+        lane = self.lane
+        lane.loop.run_in_executor(None, finish)
+
+    def _reply(self, job: Job, reply: Reply) -> None:
+        if job.ended:
+            return
+        job.ended = True
+        if self._limits.draining():
+            job.keep_alive = False
+        self.transport.write(self._whole(reply, job.request_id, keep_alive=job.keep_alive))
+        exchange = job.exchange
+        self.ended(job, self.lane.loop.time())
+        if exchange is not None:
+            exchange.sent()
+
+    def refuse_job(self, job: Job, error: ServeError | None) -> None:
+        """Answer a packed request with an error."""
+        reply = self.lane.dispatcher.refuse(job.request(), error or DeadlineExceeded("no answer in time"))
+        if self._limits.draining():
+            job.keep_alive = False
+        self.transport.write(self._whole(reply, job.request_id, keep_alive=job.keep_alive))
+        self.ended(job, self.lane.loop.time())
+
+    def _whole(self, reply: Reply, request_id: str, *, keep_alive: bool) -> bytes:
+        """A reply as uvicorn writes it for the ASGI door."""
+        lines = [(b"content-length", b"%d" % len(reply.body)), (b"x-request-id", request_id.encode("latin-1"))]
+        if reply.media_type:
+            lines.append((b"content-type", reply.media_type.encode("latin-1")))
+        lines.extend((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers)
+        if not keep_alive:
+            lines.append((b"connection", b"close"))
+        text = b"".join(b"%b: %b\r\n" % line for line in lines)
+        return b"%b%b%b\r\n%b" % (STATUS_LINE[reply.status], self.lane.defaults(self), text, reply.body)
+
+    def ended(self, job: Job, now_s: float) -> None:
+        """The reply is written: make ready for the next request of this connection."""
+        job.response_complete = True
+        self._job = None
+        self._idle_since_s = now_s
+        if not job.keep_alive:
+            self.transport.close()
+        elif self.pipeline:
+            self.on_response_complete()
+
+    def _too_large(self, job: Job, came: str) -> None:
+        """Answer at once, read and drop the rest for a while, and close."""
+        self._refused = True
+        self._reading = None
+        dispatcher = self.lane.dispatcher
+        reply = dispatcher.refuse(job.request(), body_too_large(dispatcher.max_body_bytes, came))
+        job.ended = True
+        self.transport.write(self._whole(reply, job.request_id, keep_alive=False))
+        job.response_complete = True
+        self._job = None
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.lane.loop.call_later(LINGER_S, self.transport.close)
+
+    # --- a slow reader ---
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.flow.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.pipeline:
+            self.flow.resume_reading()
+
+    # --- time ---
+
+    def check(self, now_s: float, clock_s: float) -> None:
+        """Called several times a second."""
+        job = self._job
+        if job is not None:
+            if job.exchange is None and self._reading is None and clock_s > job.deadline_s and not job.ended:
+                job.ended = True
+                timeout_s = self.lane.dispatcher.request_timeout_s
+                self.refuse_job(job, DeadlineExceeded(f"no answer within {timeout_s:g} s"))
+            return
+        idle = self.cycle is not None and self.cycle.response_complete and self._at_boundary
+        if (
+            idle
+            and self.timeout_keep_alive_task is None
+            and self._head_timer is None
+            and now_s - self._idle_since_s > self.lane.keep_alive_s
+        ):
+            self.transport.close()
+
+    def cut_off(self, error: ServeError) -> None:
+        """Answer what is still running with `error`."""
+        job = self._job
+        if job is None or job.ended or self._reading is not None:
+            return
+        if job.exchange is not None:
+            job.exchange.settle(error)
+        else:
+            job.ended = True
+            self.refuse_job(job, error)
+
+
+def _abandon(job: Job) -> None:
+    """The caller is gone."""
+    if job.exchange is not None:
+        if job.timer is not None:
+            job.timer.cancel()
+        job.exchange.abandon()
+    elif not job.ended:
+        logger.info("the caller left before the answer", extra={"request_id": job.request_id})
+    job.ended = True
+
+
+def _remember(known: dict[Any, Any], key: Any, value: Any) -> None:
+    if len(known) >= MAX_KNOWN:
+        known.clear()
+    known[key] = value
