@@ -40,9 +40,9 @@ from servekit.errors import (
     UnsupportedMediaType,
 )
 from servekit.predictor import Context, Headers
+from servekit.requestlog import LINES_PER_S, RequestLog
 
 logger = logging.getLogger("servekit.request")
-access_logger = logging.getLogger("servekit.access")
 
 REQUEST_ID_HEADERS = (b"x-request-id", b"x-amzn-sagemaker-inference-id")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -89,8 +89,10 @@ class Dispatcher:
         *,
         request_timeout_s: float = 60.0,
         max_body_bytes: int = 64 * 1024 * 1024,
+        log_lines_per_s: float = LINES_PER_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.log = RequestLog(clock, log_lines_per_s)
         self.mounted = tuple(mounted)
         self.performer = performer
         self.request_timeout_s = request_timeout_s
@@ -99,8 +101,8 @@ class Dispatcher:
         self.general_headers = GENERAL_HEADERS
         # Unique in this process by its counter, among all processes by chance; a uuid for each would cost ten times as
         # much.
-        self._id_prefix = os.urandom(12).hex()
-        self._id_number = itertools.count()
+        self.id_prefix = os.urandom(12).hex()
+        self.id_number = itertools.count()
         self._table: dict[str, dict[str, tuple[Platform, Route]]] = {}
         for mount in mounted:
             for route in mount.routes:
@@ -128,7 +130,7 @@ class Dispatcher:
 
     def new_id(self) -> str:
         """32 characters that no other request has."""
-        return f"{self._id_prefix}{next(self._id_number) & 0xFFFFFFFF:08x}"
+        return f"{self.id_prefix}{next(self.id_number) & 0xFFFFFFFF:08x}"
 
     def path_number(self, path: str) -> int:
         """The place of a route's path in `paths`; -1 for others."""
@@ -302,7 +304,7 @@ class Exchange:
                 error = _unexpected(raised)
             if error is not None:
                 reply = self.dispatcher.render_error(error, self.request)
-                _log_error(error, reply.status)
+                self.dispatcher.log.error(error, reply.status)
             self._log_access(reply)
         return reply
 
@@ -328,26 +330,9 @@ class Exchange:
         infers = isinstance(self._call, (Infer, InferFiles))
         # Probes come every few seconds and say nothing while all is well.
         level = logging.INFO if infers or reply.status >= 400 else logging.DEBUG
-        if access_logger.isEnabledFor(level):
-            duration_ms = (self.dispatcher.clock() - self._started_s) * 1000
-            request = self.request
-            fields = {
-                "method": request.method,
-                "path": request.path,
-                "status": reply.status,
-                "duration_ms": round(duration_ms, 3),
-                "request_bytes": len(request.body),
-                "response_bytes": len(reply.body),
-            }
-            access_logger.log(
-                level,
-                "%s %s %d %.1f ms",
-                request.method,
-                request.path,
-                reply.status,
-                duration_ms,
-                extra={"request_id": request.id, "fields": fields},
-            )
+        if self.dispatcher.log.access_lines(1, level):
+            seconds = self.dispatcher.clock() - self._started_s
+            self.dispatcher.log.access(self.request, reply.status, seconds, len(reply.body), level)
 
 
 class _Lazy(Headers):
@@ -377,13 +362,6 @@ def body_too_large(limit_bytes: int, came: str) -> TooLarge:
 
 def _unexpected(error: Exception) -> PredictFailed:
     return PredictFailed("internal error", cause=error)
-
-
-def _log_error(error: ServeError, status: int) -> None:
-    if isinstance(error, (NotFound, MethodNotAllowed)):
-        return
-    level = logging.ERROR if status >= 500 and not isinstance(error, DeadlineExceeded) else logging.WARNING
-    logger.log(level, "%s: %s", error.kind, error.message, exc_info=error)
 
 
 def _check_header(name: str, value: str) -> None:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import threading
 import time
@@ -18,7 +19,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 
 from servekit.engine import policy
-from servekit.engine.cost import Cost
+from servekit.engine.cost import OVERRUN_S, Cost
 from servekit.engine.ticket import Batch, Packed, Piece
 from servekit.errors import DeadlineExceeded, NotReady, Overloaded
 from servekit.predictor import Batching
@@ -28,6 +29,8 @@ ASYNC_CONCURRENCY = 64
 MIN_QUEUE_ROWS = 256
 QUEUE_BATCHES = 16
 MAX_RETRY_AFTER_S = 60
+LEARN_ALL = 256
+LEARN_ONE_IN = 8
 
 CallSoon = Callable[[Callable[[], None]], object]
 
@@ -68,9 +71,13 @@ class Batcher:
         self._groups: dict[Hashable, _Group] = {}
         self._queued_rows = 0
         self._busy = 0
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        # What a full batch takes, for the estimate of how long the queue is; 0 while it is not known.
+        self._batch_s = 0.0
         self._stopping = False
         self._threads: list[threading.Thread] = []
+        self._lottery = itertools.cycle(range(LEARN_ONE_IN))
         self._may_inline = run_async is None and not self._max_delay_s and batching.inline is not False
         self._always_inline = bool(batching.inline)
         self._call_soon: CallSoon | None = None
@@ -87,7 +94,7 @@ class Batcher:
 
     def submit(self, pieces: Sequence[Piece]) -> None:
         """Queue all pieces of one request, or none. Raises Overloaded, NotReady."""
-        with self._changed:
+        with self._lock:
             now_s = self._clock()
             self._admit(sum(piece.rows for piece in pieces), pieces[0].deadline_s, now_s)
             for piece in pieces:
@@ -98,10 +105,21 @@ class Batcher:
 
     def put(self, piece: Packed) -> None:
         """Queue a packed request whose `arrived_s` is set. Raises Overloaded, NotReady. On the attached loop only."""
-        with self._changed:
-            self._admit(piece.rows, piece.deadline_s, piece.arrived_s)
-            self._append(piece)
-            if not self._will_flush():
+        with self._lock:
+            rows, queued = piece.rows, self._queued_rows
+            if (
+                self._stopping
+                or queued + rows > self.max_queue
+                or piece.arrived_s + (queued // self.max_size + 1) * self._batch_s > piece.deadline_s
+            ):
+                self._admit(rows, piece.deadline_s, piece.arrived_s)
+            group = self._groups.get(piece.key)
+            if group is None:
+                group = self._groups[piece.key] = _Group()
+            group.pieces.append(piece)
+            group.rows += rows
+            self._queued_rows = queued + rows
+            if not self._flush_due and not self._will_flush():
                 self._changed.notify()
 
     def _admit(self, rows: int, deadline_s: float, now_s: float) -> None:
@@ -113,18 +131,16 @@ class Batcher:
                 f"the queue is full ({queued} rows wait, at most {self.max_queue} may)",
                 retry_after_s=self._retry_after_s(queued),
             )
-        if queued >= self.max_size:
-            wait_s = self.cost.wait_s(queued + rows - 1, max_size=self.max_size, concurrency=self.concurrency)
-            if not policy.meets(deadline_s, now_s=now_s, wait_s=wait_s):
-                raise Overloaded(
-                    f"the queue is too long ({queued} rows wait, about {wait_s:.1f} s) to answer before the deadline",
-                    retry_after_s=self._retry_after_s(queued),
-                )
+        wait_s = (queued // self.max_size + 1) * self._batch_s
+        if queued and not policy.meets(deadline_s, now_s=now_s, wait_s=wait_s):
+            raise Overloaded(
+                f"the queue is too long ({queued} rows wait, about {wait_s:.1f} s) to answer before the deadline",
+                retry_after_s=self._retry_after_s(queued),
+            )
 
     def _retry_after_s(self, queued: int) -> int:
         """Whole seconds until the queue of now has been worked off."""
-        wait_s = self.cost.wait_s(queued, max_size=self.max_size, concurrency=self.concurrency)
-        return max(1, min(MAX_RETRY_AFTER_S, math.ceil(wait_s)))
+        return max(1, min(MAX_RETRY_AFTER_S, math.ceil(queued / self.max_size * self._batch_s)))
 
     def _append(self, piece: Piece | Packed) -> None:
         group = self._groups.get(piece.key)
@@ -165,13 +181,13 @@ class Batcher:
 
     def stop(self, timeout_s: float) -> None:
         """Run what is queued, then end; what is not done after `timeout_s` is failed with 503."""
-        with self._changed:
+        with self._lock:
             self._stopping = True
             self._changed.notify_all()
         deadline_s = self._clock() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - self._clock()))
-        with self._changed:
+        with self._lock:
             left = [piece for group in self._groups.values() for piece in group.pieces]
             self._groups.clear()
             self._queued_rows = 0
@@ -187,7 +203,7 @@ class Batcher:
         """
         while True:
             expired: list[Piece | Packed] = []
-            with self._changed:
+            with self._lock:
                 batch = self._next(expired)
             _expire(expired)
             if batch is None or batch.pieces:
@@ -197,10 +213,14 @@ class Batcher:
     def done(self, batch: Batch, *, inline: bool = False) -> None:
         """`batch` has run: learn from it, and let the next one go."""
         seconds = self._clock() - batch.started_s
-        with self._changed:
+        with self._lock:
             self._busy -= 1
-            if batch.pieces and not batch.failed:
+            # Once the cost is well known, some batches are enough to follow it, and those that ran too long.
+            learns = self.cost.batches < LEARN_ALL or seconds > OVERRUN_S or next(self._lottery) == 0
+            if learns and batch.pieces and not batch.failed:
                 self.cost.learn(batch.rows, seconds, inline=inline)
+                if self.cost.known:
+                    self._batch_s = self.cost.estimate_s(self.max_size) / self.concurrency
             if self._groups and not inline:  # a flush looks at the queue itself
                 self._changed.notify()
 
@@ -218,6 +238,10 @@ class Batcher:
             self._changed.wait(None if until_s is None else until_s - now_s)
 
     def _decide(self, now_s: float) -> policy.Close | policy.Wait:
+        if len(self._groups) == 1 and not self._max_delay_s:
+            # What the policy says of one shape and no delay.
+            [(key, group)] = self._groups.items()
+            return policy.Close(key, "full" if group.rows >= self.max_size else "idle")
         return policy.decide(
             (policy.Group(key, group.rows, group.pieces[0].arrived_s) for key, group in self._groups.items()),
             max_size=self.max_size,
@@ -240,10 +264,9 @@ class Batcher:
                 break
             queue.popleft()
             popped += piece.rows
-            if piece.ended:
-                continue
-            if piece.deadline_s <= now_s:
-                expired.append(piece)
+            if piece.ended or piece.deadline_s <= now_s:
+                if not piece.ended:
+                    expired.append(piece)
                 continue
             pieces.append(piece)
             rows += piece.rows
@@ -266,7 +289,7 @@ class Batcher:
         self._flush_due = False
         while True:
             expired: list[Piece | Packed] = []
-            with self._changed:
+            with self._lock:
                 if self._busy >= self.concurrency or not self._groups:
                     return  # whoever is busy looks at the queue again
                 now_s = self._clock()

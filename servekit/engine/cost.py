@@ -75,10 +75,3 @@ class Cost:
             and self.seconds_per_batch + self.seconds_per_row * rows <= MAX_INLINE_S
             and self._overruns < MAX_OVERRUNS
         )
-
-    def wait_s(self, queued_rows: int, *, max_size: int, concurrency: int) -> float:
-        """Seconds until a row is answered that comes behind `queued_rows` others; 0 while the cost is unknown."""
-        if not self.known:
-            return 0.0
-        batches = queued_rows // max_size + 1
-        return -(-batches // concurrency) * self.estimate_s(min(max_size, queued_rows + 1))

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Protocol
 
-request_ids: ContextVar[tuple[str, ...]] = ContextVar("servekit_request_ids", default=())
+
+class Identified(Protocol):
+    """A request, or a part of one."""
+
+    @property
+    def request_id(self) -> str: ...
+
+
+# Set by `requests`, or directly where a context manager would cost too much.
+current: ContextVar[Sequence[str | Identified]] = ContextVar("servekit_requests", default=())
 
 
 @contextmanager
-def requests(*ids: str) -> Iterator[None]:
-    """Run a block on behalf of the requests with these ids."""
-    token = request_ids.set(ids)
+def requests(*requests: str | Identified) -> Iterator[None]:
+    """Run a block on behalf of these requests, or the requests with these ids."""
+    token = current.set(requests)
     try:
         yield
     finally:
-        request_ids.reset(token)
+        current.reset(token)
+
+
+def request_ids() -> list[str]:
+    """The ids of the requests that this code works for; read only when something is logged."""
+    return [request if isinstance(request, str) else request.request_id for request in current.get()]

@@ -48,6 +48,12 @@ class Model:
             self.is_async or self.decodes or self.encodes or self._context_argument
         )
 
+        # (name, dtype, shape of a row) of the one output whose every result has the same.
+        self._expected: tuple[str, Any, tuple[int | None, ...]] | None = None
+        for name, spec in self.signature.outputs.items():
+            if self.packs and isinstance(spec, Tensor) and None not in spec.shape:
+                self._expected = (name, np.dtype(spec.dtype), spec.shape)
+
     @property
     def packed_key(self) -> tuple[Any, ...]:
         """(dtype, *shape) of a row of packed requests."""
@@ -169,13 +175,16 @@ class Model:
         Raises what `predict` raises, or PredictFailed for what it returned.
         """
         arguments = self._arguments(batch)
-        with current.requests(*[piece.request_id for piece in batch.pieces]):
+        token = current.current.set(batch.pieces)
+        try:
             return self._columns(self.predictor.predict(**arguments), batch)
+        finally:
+            current.current.reset(token)
 
     async def predict_async(self, batch: Batch) -> dict[str, Any]:
         """The same for a predictor whose `predict` is a coroutine function."""
         arguments = self._arguments(batch)
-        with current.requests(*[piece.request_id for piece in batch.pieces]):
+        with current.requests(*batch.pieces):
             return self._columns(await self.predictor.predict(**arguments), batch)
 
     def _arguments(self, batch: Batch) -> dict[str, Any]:
@@ -194,6 +203,15 @@ class Model:
 
     def _columns(self, returned: Any, batch: Batch) -> dict[str, Any]:
         if self._encode is None:
+            expected = self._expected
+            if expected is not None:
+                # Exactly as declared, which is what `columns_of` would find out at length.
+                name, dtype, shape = expected
+                found = (
+                    returned[name] if type(returned) is dict and len(returned) == 1 and name in returned else returned
+                )
+                if type(found) is np.ndarray and found.dtype == dtype and found.shape == (batch.rows, *shape):
+                    return {name: found}
             return columns_of(returned, batch.rows, self.signature)
         return {"rows": rows_of(returned, batch.rows)}
 

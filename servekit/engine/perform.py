@@ -264,43 +264,42 @@ class Performer:
 
     def _succeeded(self, batch: Batch, columns: dict[str, Any]) -> None:
         batch.model_s = self.batcher.now_s() - batch.started_s
-        short: list[tuple[Packed, int]] = []
+        pieces = batch.pieces
+        texts: list[bytes] | None = None
+        if self.model.packs:
+            [column] = columns.values()
+            texts = packed.row_texts(column)
+        short = []
         start = 0
-        for piece in batch.pieces:
+        for piece in pieces:
+            rows = piece.rows
+            stop = start + rows
             if isinstance(piece, Packed):
-                short.append((piece, start))
+                frame = piece.frame
+                if texts is None or not frame.prefix:
+                    self._encode(piece, {name: column[start:stop] for name, column in columns.items()})
+                elif rows == 1:
+                    piece.body = frame.prefix + texts[start] + frame.suffix
+                else:
+                    piece.body = frame.prefix + frame.between.join(texts[start:stop]) + frame.suffix
+                short.append(piece)
             else:
                 piece.batch = batch
-                stop = start + piece.rows
-                piece.ticket.piece_done(
-                    piece.index,
-                    columns
-                    if len(batch.pieces) == 1
-                    else {name: column[start:stop] for name, column in columns.items()},
-                )
-            start += piece.rows
+                part = columns
+                if len(pieces) > 1:
+                    part = {name: column[start:stop] for name, column in columns.items()}
+                piece.ticket.piece_done(piece.index, part)
+            start = stop
         if short:
-            self._answer_packed(short, columns)
+            short[0].answered(short)
 
-    def _answer_packed(self, short: list[tuple[Packed, int]], columns: dict[str, Any]) -> None:
-        [(name, column)] = columns.items()
-        texts = packed.row_texts(column)
-        for piece, start in short:
-            frame = piece.frame
-            stop = start + piece.rows
-            if texts is None or not frame.prefix:
-                try:
-                    rows = {name: column[start:stop]}
-                    piece.body = codecs.encode(
-                        frame.media_type, frame.form, rows, piece.rows, self.signature, nan=self._nan
-                    )
-                except ServeError as error:
-                    piece.error = error
-            elif piece.rows == 1:
-                piece.body = frame.prefix + texts[start] + frame.suffix
-            else:
-                piece.body = frame.prefix + frame.between.join(texts[start:stop]) + frame.suffix
-        short[0][0].answered([piece for piece, _ in short])
+    def _encode(self, piece: Packed, columns: dict[str, Any]) -> None:
+        """The answer of a packed request in another type than JSON, or one that JSON may not be able to carry."""
+        frame = piece.frame
+        try:
+            piece.body = codecs.encode(frame.media_type, frame.form, columns, piece.rows, self.signature, nan=self._nan)
+        except ServeError as error:
+            piece.error = error
 
 
 def cut(columns: dict[str, Any], rows: int, max_size: int) -> list[tuple[int, dict[str, Any], tuple[Any, ...]]]:

@@ -107,12 +107,15 @@ class Packed:
     deadline_s: float
     rows: int
     key: Hashable
-    request_id: str
     buffer: Buffer
     frame: Frame
     ended: bool = False
     body: bytes | None = None
     error: ServeError | None = None
+
+    @property
+    def request_id(self) -> str:
+        raise NotImplementedError
 
     def answered(self, pieces: Sequence[Any]) -> None:
         """Some pieces of a batch have got their `body` or `error`; called from any thread."""

@@ -36,6 +36,7 @@ logger = logging.getLogger("servekit.request")
 MAX_KNOWN = 1024
 MAX_KNOWN_HEAD_BYTES = 2048
 END_OF_HEAD = b"\r\n\r\n"
+CLOSE = b"\r\nconnection: close\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 MAX_SWEEP_S = 0.25
 
@@ -43,26 +44,28 @@ Header = tuple[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """A request's head, parsed. shortcut: None when its requests take the general path. request_id: "" for a new one
-    each time."""
-
-    method: str
-    path: str
-    query: str
-    headers: Sequence[Header]
-    request_id: str
-    length: int
-    shortcut: Ready | None
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Short:
     """A `Shortcut`, and the bytes of its replies around length, id and body."""
 
     shortcut: Shortcut
     status_line: bytes
     tail: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A request's head, parsed. length: of the body, -1 when it is not known beforehand.
+
+    request_id: b"" for a new one each time. short: None when its requests take the general path.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: Sequence[Header]
+    request_id: bytes
+    length: int
+    short: Short | None
 
 
 class _NeverWaited:
@@ -80,13 +83,18 @@ class Job(Packed):
     response_started = False
     response_complete = False
     disconnected = False
+    content: bytes = b""
     exchange: Exchange | None = None
     timer: asyncio.TimerHandle | None = None
 
     def __init__(self, connection: FastLane, head: Head) -> None:
         self.connection = connection
         self.head = head
-        self.content: bytes = b""
+        self.id = head.request_id or connection.lane.new_id()
+
+    @property
+    def request_id(self) -> str:
+        return self.id.decode("latin-1")
 
     def request(self) -> Request:
         head = self.head
@@ -116,19 +124,27 @@ class Lane:
         self.connections: set[FastLane] = set()
         self.heads: dict[bytes, Head] = {}
         self.paths = {path.encode("ascii"): path for path in dispatcher.paths if path.isascii() and "%" not in path}
-        self._shortcuts: dict[tuple[Any, ...], Ready | None] = {}
+        self._shortcuts: dict[tuple[Any, ...], Short | None] = {}
         self._reads: frozenset[bytes] = frozenset().union(
             *(route.reads or () for mount in dispatcher.mounted for route in mount.routes)
         )
+        self._id_prefix = dispatcher.id_prefix.encode("ascii")
+        self._id_number = dispatcher.id_number
+        self._put = dispatcher.performer.batcher.put
+        self._clock = dispatcher.clock
+        self._timeout_s = dispatcher.request_timeout_s
         self._thread = threading.get_ident()
         self._defaults: list[Header] | None = None
         self._default_bytes = b""
         self._sweep_s = min(MAX_SWEEP_S, dispatcher.request_timeout_s / 8)
         loop.call_later(self._sweep_s, self._sweep)
 
+    def new_id(self) -> bytes:
+        return b"%b%08x" % (self._id_prefix, next(self._id_number) & 0xFFFFFFFF)
+
     # --- what is known ---
 
-    def shortcut(self, request: Request, target: bytes) -> Ready | None:
+    def short(self, request: Request, target: bytes) -> Short | None:
         """The shortcut of such requests, made once for all that agree in what their route reads."""
         reads = self._reads
         general = self.dispatcher.general_headers
@@ -140,15 +156,33 @@ class Lane:
         except KeyError:
             pass
         found = self.dispatcher.shortcut(request)
-        ready = None
+        short = None
         if found is not None:
             lines = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in found.headers]
             if found.media_type:
                 lines.insert(0, (b"content-type", found.media_type.encode("latin-1")))
-            tail = b"".join(b"\r\n%b: %b" % line for line in lines) + END_OF_HEAD
-            ready = Ready(found, STATUS_LINE[found.status], tail)
-        _remember(self._shortcuts, key, ready)
-        return ready
+            tail = b"".join(b"\r\n%b: %b" % line for line in lines)
+            short = Short(found, STATUS_LINE[found.status], tail)
+        _remember(self._shortcuts, key, short)
+        return short
+
+    def take(self, job: Job, short: Short, body: bytes) -> bool:
+        """Put a packed request into the queue of the model; False when the general path must judge the body."""
+        shortcut = short.shortcut
+        try:
+            job.rows, job.buffer, job.frame = shortcut.read(body)
+        except Unusual:
+            return False
+        job.content = body
+        job.key = shortcut.key
+        job.arrived_s = now_s = self._clock()
+        job.deadline_s = now_s + self._timeout_s
+        try:
+            self._put(job)
+        except ServeError as error:
+            job.ended = True
+            job.connection.refuse(job, error)
+        return True
 
     # --- replies ---
 
@@ -159,34 +193,33 @@ class Lane:
         else:
             self.loop.call_soon_threadsafe(self._write, pieces)
 
-    def _write(self, pieces: Sequence[Job]) -> None:
+    def _write(self, jobs: Sequence[Job]) -> None:
         closing = self.draining()
         now_s = self.loop.time()
-        for job in pieces:
+        log = self.dispatcher.log
+        lines = log.access_lines(len(jobs))
+        start, of = b"", None
+        for job in jobs:
             if job.ended:
                 continue
             job.ended = True
             connection = job.connection
-            ready = job.head.shortcut
-            body = job.body
-            if body is None or ready is None:
-                connection.refuse_job(job, job.error)
+            body, short = job.body, job.head.short
+            if body is None or short is None:
+                connection.refuse(job, job.error)
                 continue
             if closing:
                 job.keep_alive = False
+            if short is not of:
+                start, of = b"%b%bcontent-length: " % (short.status_line, self.defaults(connection)), short
+            end = END_OF_HEAD if job.keep_alive else CLOSE
             connection.transport.write(
-                b"%b%bcontent-length: %d\r\nx-request-id: %b%b%b%b"
-                % (
-                    ready.status_line,
-                    self.defaults(connection),
-                    len(body),
-                    job.request_id.encode("latin-1"),
-                    b"" if job.keep_alive else b"\r\nconnection: close",
-                    ready.tail,
-                    body,
-                )
+                b"%b%d\r\nx-request-id: %b%b%b%b" % (start, len(body), job.id, short.tail, end, body)
             )
             connection.ended(job, now_s)
+            if lines:
+                lines -= 1
+                log.access(job.request(), short.shortcut.status, self._clock() - job.arrived_s, len(body))
 
     def defaults(self, connection: FastLane) -> bytes:
         """uvicorn's own headers (the date), which it makes anew every second."""
@@ -250,18 +283,21 @@ class FastLane(LimitedProtocol):
         if self._at_boundary:
             end = data.find(END_OF_HEAD) + 4
             head = self._heads.get(data[:end])
-            if head is not None and self._free():
+            if head is not None and self._job is None and self._free():
                 left = head.length - len(data) + end
-                if left == 0:
-                    self._known()
-                    self._begin(self._job_of(head), data[end:])
-                    return
-                if left > 0:
-                    self._known()
-                    self._at_boundary = self._in_head = False
-                    self._reading = self._job_of(head)
-                    self._chunks = [data[end:]]
-                    self._left = left
+                if left >= 0:
+                    if self._head_timer is not None or self.timeout_keep_alive_task is not None:
+                        self._head_arrived()
+                        self._unset_keepalive_if_required()
+                    job = Job(self, head)
+                    self._job = self.cycle = job  # type: ignore[assignment]
+                    if left == 0:
+                        self._begin(job, data[end:])
+                    else:
+                        self._at_boundary = self._in_head = False
+                        self._reading = job
+                        self._chunks = [data[end:]]
+                        self._left = left
                     return
         elif self._left:
             self._body_part(data)
@@ -272,7 +308,7 @@ class FastLane(LimitedProtocol):
 
     def _free(self) -> bool:
         """Is no request under way here?"""
-        return not self._refused and self._job is None and (self.cycle is None or self.cycle.response_complete)
+        return (self.cycle is None or self.cycle.response_complete) and not self._refused
 
     def _body_part(self, data: bytes) -> None:
         """A part of a body whose length is known."""
@@ -292,19 +328,6 @@ class FastLane(LimitedProtocol):
             self._begin(job, b"".join(chunks))
         if rest:
             self.data_received(rest)
-
-    def _known(self) -> None:
-        """A head has come that needs no parser: no timer waits for it any more."""
-        if self._head_timer is not None:
-            self._head_arrived()
-        if self.timeout_keep_alive_task is not None:
-            self._unset_keepalive_if_required()
-
-    def _job_of(self, head: Head) -> Job:
-        job = Job(self, head)
-        job.request_id = head.request_id or self.lane.dispatcher.new_id()
-        self._job = self.cycle = job  # type: ignore[assignment]
-        return job
 
     # --- the parser's callbacks ---
 
@@ -338,11 +361,11 @@ class FastLane(LimitedProtocol):
             path,
             target.partition(b"?")[2].decode("latin-1"),
             headers,
-            self.lane.dispatcher.given_request_id(headers),
+            self.lane.dispatcher.given_request_id(headers).encode("latin-1"),
             int(length) if length.isdigit() else -1,
             None,
         )
-        job = self._reading = self._job_of(head)
+        job = self._reading = self._job = self.cycle = Job(self, head)  # type: ignore[assignment]
         job.keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         if self._limits.draining():
             job.keep_alive = False
@@ -376,10 +399,10 @@ class FastLane(LimitedProtocol):
         chunks, self._chunks = self._chunks, []
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         head = job.head
-        request = Request(head.method, head.path, head.query, head.headers)
-        shortcut = self.lane.shortcut(request, self.url)
-        job.head = Head(head.method, head.path, head.query, head.headers, head.request_id, head.length, shortcut)
-        self._remember_head(job, body)
+        if self.lane.dispatcher.performer.loader.loaded:
+            short = self.lane.short(Request(head.method, head.path, head.query, head.headers), self.url)
+            job.head = Head(head.method, head.path, head.query, head.headers, head.request_id, head.length, short)
+            self._remember_head(job, body)
         self._begin(job, body)
 
     def _remember_head(self, job: Job, body: bytes) -> None:
@@ -416,26 +439,10 @@ class FastLane(LimitedProtocol):
 
     def _begin(self, job: Job, body: bytes) -> None:
         """The request is whole: answer it."""
-        job.content = body
-        ready = job.head.shortcut
-        dispatcher = self.lane.dispatcher
-        if ready is None or not dispatcher.performer.loader.loaded:
+        short = job.head.short
+        if short is None or not self.lane.take(job, short, body):
+            job.content = body
             self._general(job)
-            return
-        shortcut = ready.shortcut
-        try:
-            job.rows, job.buffer, job.frame = shortcut.read(body)
-        except Unusual:
-            self._general(job)
-            return
-        job.key = shortcut.key
-        job.arrived_s = now_s = dispatcher.clock()
-        job.deadline_s = now_s + dispatcher.request_timeout_s
-        try:
-            dispatcher.performer.batcher.put(job)
-        except ServeError as error:
-            job.ended = True
-            self.refuse_job(job, error)
 
     def _general(self, job: Job) -> None:
         """The way of every other door, without its task."""
@@ -477,23 +484,23 @@ class FastLane(LimitedProtocol):
         job.ended = True
         if self._limits.draining():
             job.keep_alive = False
-        self.transport.write(self._whole(reply, job.request_id, keep_alive=job.keep_alive))
+        self.transport.write(self._whole(reply, job.id, keep_alive=job.keep_alive))
         exchange = job.exchange
         self.ended(job, self.lane.loop.time())
         if exchange is not None:
             exchange.sent()
 
-    def refuse_job(self, job: Job, error: ServeError | None) -> None:
+    def refuse(self, job: Job, error: ServeError | None) -> None:
         """Answer a packed request with an error."""
         reply = self.lane.dispatcher.refuse(job.request(), error or DeadlineExceeded("no answer in time"))
         if self._limits.draining():
             job.keep_alive = False
-        self.transport.write(self._whole(reply, job.request_id, keep_alive=job.keep_alive))
+        self.transport.write(self._whole(reply, job.id, keep_alive=job.keep_alive))
         self.ended(job, self.lane.loop.time())
 
-    def _whole(self, reply: Reply, request_id: str, *, keep_alive: bool) -> bytes:
+    def _whole(self, reply: Reply, request_id: bytes, *, keep_alive: bool) -> bytes:
         """A reply as uvicorn writes it for the ASGI door."""
-        lines = [(b"content-length", b"%d" % len(reply.body)), (b"x-request-id", request_id.encode("latin-1"))]
+        lines = [(b"content-length", b"%d" % len(reply.body)), (b"x-request-id", request_id)]
         if reply.media_type:
             lines.append((b"content-type", reply.media_type.encode("latin-1")))
         lines.extend((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers)
@@ -503,7 +510,7 @@ class FastLane(LimitedProtocol):
         return b"%b%b%b\r\n%b" % (STATUS_LINE[reply.status], self.lane.defaults(self), text, reply.body)
 
     def ended(self, job: Job, now_s: float) -> None:
-        """The reply is written: make ready for the next request of this connection."""
+        """The reply is written: make short for the next request of this connection."""
         job.response_complete = True
         self._job = None
         self._idle_since_s = now_s
@@ -519,7 +526,7 @@ class FastLane(LimitedProtocol):
         dispatcher = self.lane.dispatcher
         reply = dispatcher.refuse(job.request(), body_too_large(dispatcher.max_body_bytes, came))
         job.ended = True
-        self.transport.write(self._whole(reply, job.request_id, keep_alive=False))
+        self.transport.write(self._whole(reply, job.id, keep_alive=False))
         job.response_complete = True
         self._job = None
         if self.transport.can_write_eof():
@@ -546,7 +553,7 @@ class FastLane(LimitedProtocol):
             if job.exchange is None and self._reading is None and clock_s > job.deadline_s and not job.ended:
                 job.ended = True
                 timeout_s = self.lane.dispatcher.request_timeout_s
-                self.refuse_job(job, DeadlineExceeded(f"no answer within {timeout_s:g} s"))
+                self.refuse(job, DeadlineExceeded(f"no answer within {timeout_s:g} s"))
             return
         idle = self.cycle is not None and self.cycle.response_complete and self._at_boundary
         if (
@@ -566,7 +573,7 @@ class FastLane(LimitedProtocol):
             job.exchange.settle(error)
         else:
             job.ended = True
-            self.refuse_job(job, error)
+            self.refuse(job, error)
 
 
 def _abandon(job: Job) -> None:

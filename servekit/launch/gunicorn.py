@@ -19,6 +19,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
+from servekit.backends import turns
 from servekit.contract import State
 from servekit.launch import logs
 from servekit.launch.board import MAX_WORKERS, Board, Phase
@@ -269,4 +270,8 @@ def run(settings: Settings) -> NoReturn:
     os.environ["SERVEKIT_CPUS_EFFECTIVE"] = str(usable_cpus())
     # onnxruntime reports home unless it is told not to before its import; a served model calls nobody.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    if settings.cache_dir is not None:
+        os.environ["SERVEKIT_CACHE_DIR"] = settings.cache_dir
+    if settings.workers > 1:
+        turns.announce()
     Application(settings).run()

@@ -99,7 +99,7 @@ class QueuedStdout(logging.Handler):
 class _Formatter(logging.Formatter):
     def fields(self, record: logging.LogRecord) -> dict[str, Any]:
         """Time (RFC 3339, UTC), level, logger, message, the requests it is about, and what the caller added."""
-        ids = getattr(record, "request_id", None) or ",".join(filter(None, current.request_ids.get()))
+        ids = getattr(record, "request_id", None) or ",".join(filter(None, current.request_ids()))
         moment = datetime.fromtimestamp(record.created, UTC)
         document: dict[str, Any] = {
             "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),

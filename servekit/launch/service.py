@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from servekit.engine.model import Model
 from servekit.engine.perform import Alone, Fleet, Performer
 from servekit.errors import ConfigError, LoadFailed, ServeError
 from servekit.predictor import Predictor
+from servekit.requestlog import LINES_PER_S
 from servekit.signature import Image, Json
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class Plan:
     request_timeout_s: float = 60.0
     max_body_bytes: int = 64 * 1024 * 1024
     nan: Literal["error", "null"] = "error"
+    log_lines_per_s: float = LINES_PER_S
     limits: Limits = field(default_factory=Limits)
 
 
@@ -89,7 +92,11 @@ def assemble(
         model, loader, lifecycle, limits=plan.limits, description=description, fleet=fleet or Alone(), nan=plan.nan
     )
     dispatcher = Dispatcher(
-        mounted, performer, request_timeout_s=plan.request_timeout_s, max_body_bytes=plan.max_body_bytes
+        mounted,
+        performer,
+        request_timeout_s=plan.request_timeout_s,
+        max_body_bytes=plan.max_body_bytes,
+        log_lines_per_s=plan.log_lines_per_s,
     )
     return Parts(dispatcher, performer, loader, lifecycle)
 
@@ -155,6 +162,9 @@ class Service:
     def _first_attempt_ended(self, error: LoadFailed | None) -> None:
         if error is not None and not self._survives_failed_load:
             self.fatal = error
+        # What is there now stays; the collector need not look at it again while requests wait.
+        gc.collect()
+        gc.freeze()
         self.loaded.set()
 
     @property
@@ -188,6 +198,7 @@ class Service:
     def stop(self, timeout_s: float) -> None:
         """Finish what is queued within `timeout_s`, then end."""
         self._parts.performer.batcher.stop(timeout_s)
+        self._parts.dispatcher.log.close()
         self._parts.lifecycle.move(State.STOPPED)
 
 
@@ -208,6 +219,7 @@ def build_service(settings: Settings, board: Board, slot: int) -> Service:
         request_timeout_s=settings.request_timeout_s,
         max_body_bytes=settings.max_body_bytes,
         nan=settings.nan,
+        log_lines_per_s=settings.log_lines_per_s,
     )
     parts = assemble(
         load_class(target), plan, fleet=_BoardFleet(board), on_state=lambda state: board.set_state(slot, state)

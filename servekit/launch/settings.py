@@ -27,7 +27,7 @@ MEBIBYTE = 1024 * 1024
 WHOLE = re.compile(r"[0-9]{1,18}")
 LEVELS = ("debug", "info", "warning", "error", "critical")
 # Not options, but not typing errors either.
-INTERNAL = frozenset([PREFIX + "WORKERS_EFFECTIVE", PREFIX + "CPUS_EFFECTIVE"])
+INTERNAL = frozenset(PREFIX + name for name in ("WORKERS_EFFECTIVE", "CPUS_EFFECTIVE", "TURNS"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +102,19 @@ def _host(text: str) -> str:
     return text.strip()
 
 
+def _directory(text: str) -> str:
+    # Workers do not run where the command was typed.
+    return str(Path(text).absolute())
+
+
 OPTIONS: tuple[Option, ...] = (
     Option("platform", str, "auto", "sagemaker, modelarts, modzy, all of them on one port, or auto", "NAME"),
     Option("host", _host, "0.0.0.0", "address to listen on", "ADDRESS"),  # noqa: S104 - the platforms' contract
     Option("port", _whole(1, 65535), "8080", "port to listen on", "PORT"),
-    Option("workers", _workers, "auto", "worker processes, each with its own copy of the model", "N|auto"),
+    Option("workers", _workers, "auto", "worker processes, sharing the weights of large ONNX models", "N|auto"),
     Option("worker", _choice("uvicorn", "gevent"), "uvicorn", "kind of worker process", "uvicorn|gevent"),
     Option("model_dir", str, None, "directory that `load` receives", "DIR"),
+    Option("cache_dir", _directory, None, "directory for copies of models whose weights workers share", "DIR"),
     Option("drain_s", _seconds(0, 3600), None, "seconds to go on accepting after SIGTERM", "SECONDS"),
     Option("finish_s", _seconds(0, 3600), None, "seconds to finish requests after that", "SECONDS"),
     Option("keep_alive_s", _seconds(1, 3600), "200", "seconds an idle connection is kept open", "SECONDS"),
@@ -122,6 +128,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("docs", _switch, "off", "serve /docs and /openapi.json", "on|off"),
     Option("fast_lane", _switch, "on", "answer the platform's routes without an ASGI task (uvicorn workers)", "on|off"),
     Option("access_log", _switch, "on", "a log line per request", "on|off"),
+    Option("log_lines_per_s", _whole(0, 10**9), "100", "lines about requests, per second and worker; 0: all", "N"),
     Option("log_format", _choice("auto", "json", "text"), "auto", "text on a terminal, else JSON", "auto|json|text"),
     Option("log_level", _choice(*LEVELS), "info", "least level logged", "|".join(LEVELS)),
 )  # fmt: skip
@@ -158,12 +165,14 @@ class Settings:
     docs: bool
     fast_lane: bool
     access_log: bool
+    log_lines_per_s: int
     log_format: Literal["auto", "json", "text"]
     log_level: str
     survives_failed_load: bool
     environ: Mapping[str, str] = field(repr=False)
     origins: Mapping[str, str] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
+    cache_dir: str | None = None
 
     def summary(self) -> str:
         """The start-up line: what was chosen and why."""

@@ -77,7 +77,7 @@ class Contexts(Predictor):
     outputs: ClassVar = {"who": Text()}
 
     def predict(self, x: list[Any], contexts: list[Context]) -> list[str]:
-        assert current.request_ids.get() == ("r1", "r2")
+        assert current.request_ids() == ["r1", "r2"]
         return [context.request_id for context in contexts]
 
 

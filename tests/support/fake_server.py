@@ -149,6 +149,7 @@ def main(options: dict[str, Any]) -> None:
         "docs": False,
         "fast_lane": True,
         "access_log": True,
+        "log_lines_per_s": 0,
         "log_format": "json",
         "log_level": "info",
         "survives_failed_load": False,

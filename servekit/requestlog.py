@@ -1,0 +1,102 @@
+"""What is logged of requests: each of them while they are few; some, and a count of the others, when they are many.
+
+A line costs more than the fastest requests do, and nobody reads a hundred thousand a second. So the access log and the
+log of errors each have a budget of lines.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from servekit.contract import Request
+from servekit.errors import DeadlineExceeded, MethodNotAllowed, NotFound, ServeError
+
+logger = logging.getLogger("servekit.request")
+access_logger = logging.getLogger("servekit.access")
+
+LINES_PER_S = 100.0
+
+
+class Budget:
+    """Lines that may be written: `per_s` at once, and as many again each second. Pure: the time comes from outside."""
+
+    def __init__(self, per_s: float) -> None:
+        self._per_s = per_s
+        self._left = per_s
+        self._at_s = 0.0
+        self.left_out = 0
+
+    def take(self, wanted: int, now_s: float) -> int:
+        """How many of `wanted` lines to write; the others are counted in `left_out`."""
+        if self._per_s <= 0.0:
+            return wanted
+        self._left = min(self._per_s, self._left + (now_s - self._at_s) * self._per_s)
+        self._at_s = now_s
+        given = min(wanted, int(self._left))
+        self._left -= given
+        self.left_out += wanted - given
+        return given
+
+
+class RequestLog:
+    """One worker's log of requests. per_s: lines each second, of each kind; 0 for no limit."""
+
+    def __init__(self, clock: Callable[[], float], per_s: float = LINES_PER_S) -> None:
+        self._clock = clock
+        self._access = Budget(per_s)
+        self._errors = Budget(per_s)
+
+    def access_lines(self, wanted: int, level: int = logging.INFO) -> int:
+        """How many of `wanted` requests to write a line for."""
+        if not access_logger.isEnabledFor(level):
+            return 0
+        given = self._access.take(wanted, self._clock())
+        if given and self._access.left_out:
+            _say_left_out(access_logger, self._access, "requests")
+        return given
+
+    def access(
+        self, request: Request, status: int, seconds: float, response_bytes: int, level: int = logging.INFO
+    ) -> None:
+        """Write a line that `access_lines` has allowed."""
+        fields = {
+            "method": request.method,
+            "path": request.path,
+            "status": status,
+            "duration_ms": round(seconds * 1000, 3),
+            "request_bytes": len(request.body),
+            "response_bytes": response_bytes,
+        }
+        access_logger.log(
+            level,
+            "%s %s %d %.1f ms",
+            request.method,
+            request.path,
+            status,
+            seconds * 1000,
+            extra={"request_id": request.id, "fields": fields},
+        )
+
+    def error(self, error: ServeError, status: int) -> None:
+        """Say why a request failed, with the trace of the cause where the server is at fault."""
+        if isinstance(error, (NotFound, MethodNotAllowed)) or not self._errors.take(1, self._clock()):
+            return
+        if self._errors.left_out:
+            _say_left_out(logger, self._errors, "failed requests")
+        level = logging.ERROR if status >= 500 and not isinstance(error, DeadlineExceeded) else logging.WARNING
+        logger.log(level, "%s: %s", error.kind, error.message, exc_info=error)
+
+    def close(self) -> None:
+        """Say what was left out since the last line."""
+        for log, budget, what in (
+            (access_logger, self._access, "requests"),
+            (logger, self._errors, "failed requests"),
+        ):
+            if budget.left_out:
+                _say_left_out(log, budget, what)
+
+
+def _say_left_out(log: logging.Logger, budget: Budget, what: str) -> None:
+    left_out, budget.left_out = budget.left_out, 0
+    log.info("%d more %s, not logged one by one", left_out, what, extra={"fields": {"left_out": left_out}})
