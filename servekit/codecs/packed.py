@@ -206,15 +206,24 @@ def _json_reader(
             rows = len(value)
             if type(value) is not list or not 0 < rows <= max_rows:
                 raise Unusual
+            if type(value[0]) is dict:
+                if frame.form.kind != "rows":
+                    raise Unusual
+                value = [_only(row, name) for row in value]
             if rows == 1:
-                row = value[0]
-                return 1, pack_row(row[name] if type(row) is dict and len(row) == 1 else row), frame
-            parts = [pack_row(row[name] if type(row) is dict and len(row) == 1 else row) for row in value]
-            return rows, b"".join(parts), frame
+                return 1, pack_row(value[0]), frame
+            return rows, b"".join([pack_row(row) for row in value]), frame
         except (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError, struct.error) as error:
             raise Unusual from error
 
     return read
+
+
+def _only(row: Any, name: str) -> Any:
+    """The value of a row that is an object of the one input."""
+    if type(row) is not dict or len(row) != 1:
+        raise Unusual
+    return row[name]
 
 
 def _row_packer(spec: Tensor) -> Callable[[Any], bytes]:
@@ -287,7 +296,7 @@ def _quick_packer(spec: Tensor) -> Callable[[bytes, Places, int], tuple[int, Buf
             if numbers.size != rows * width:
                 raise Unusual
             packed = numbers if dtype.itemsize == 8 else narrowed(numbers)
-        except (ValueError, TypeError, KeyError, RuntimeError, FloatingPointError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, FloatingPointError) as error:
             raise Unusual from error
         return rows, packed.view(np.uint8).data, frame
 

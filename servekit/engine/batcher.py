@@ -218,7 +218,7 @@ class Batcher:
             # Once the cost is well known, some batches are enough to follow it, and those that ran too long.
             learns = self.cost.batches < LEARN_ALL or seconds > OVERRUN_S or next(self._lottery) == 0
             if learns and batch.pieces and not batch.failed:
-                self.cost.learn(batch.rows, seconds, inline=inline)
+                self.cost.learn(batch.rows, seconds)
                 if self.cost.known:
                     self._batch_s = self.cost.estimate_s(self.max_size) / self.concurrency
             if self._groups and not inline:  # a flush looks at the queue itself

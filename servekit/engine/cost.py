@@ -11,10 +11,12 @@ MEMORY = 0.98
 MIN_BATCHES = 8
 # What may run on the event loop: a probe, or anybody's next request, waits no longer than this.
 MAX_INLINE_S = 0.002
-# A batch that ran on the loop and took so long was a mistake; a few among a hundred end it.
+# A batch that takes so long should not have been on the loop. A few among a hundred send the model back to its
+# threads, until it has not done it for some hundreds.
 OVERRUN_S = 5 * MAX_INLINE_S
 OVERRUN_MEMORY = 0.97
 MAX_OVERRUNS = 2.5
+FORGIVEN_OVERRUNS = 0.001
 
 
 class Cost:
@@ -26,9 +28,10 @@ class Cost:
         self.seconds_per_batch = 0.0
         self._weight = self._rows = self._seconds = self._rows_rows = self._rows_seconds = 0.0
         self._overruns = 0.0
+        self._unsteady = False
 
-    def learn(self, rows: int, seconds: float, *, inline: bool = False) -> None:
-        """A batch of `rows` took `seconds`; `inline`: on the event loop."""
+    def learn(self, rows: int, seconds: float) -> None:
+        """A batch of `rows` took `seconds`."""
         self.batches += 1
         weight = self._weight = self._weight * MEMORY + 1.0
         total_rows = self._rows = self._rows * MEMORY + rows
@@ -44,8 +47,11 @@ class Cost:
         elif offset < 0.0:
             slope, offset = total_s / total_rows, 0.0
         self.seconds_per_row, self.seconds_per_batch = slope, offset
-        if inline:
-            self._overruns = self._overruns * OVERRUN_MEMORY + (seconds > OVERRUN_S)
+        self._overruns = self._overruns * OVERRUN_MEMORY + (seconds > OVERRUN_S)
+        if self._overruns >= MAX_OVERRUNS:
+            self._unsteady = True
+        elif self._overruns < FORGIVEN_OVERRUNS:
+            self._unsteady = False
 
     @property
     def known(self) -> bool:
@@ -73,5 +79,5 @@ class Cost:
         return (
             self.batches >= MIN_BATCHES
             and self.seconds_per_batch + self.seconds_per_row * rows <= MAX_INLINE_S
-            and self._overruns < MAX_OVERRUNS
+            and not self._unsteady
         )

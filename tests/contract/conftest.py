@@ -1,4 +1,4 @@
-"""One suite, every door: pure, ASGI, and real servers with both kinds of workers."""
+"""One suite, every door: pure, ASGI, and real servers with both kinds of workers, with and without the fast lane."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from servekit.http.asgi import build_app
 from servekit.testing import Client
 
 PREDICTORS = Path(__file__).with_name("predictors.py")
-DOORS = ("pure", "asgi", "uvicorn", "gevent")
+SERVERS = {"fast lane": ["--worker", "uvicorn"], "uvicorn": ["--no-fast-lane"], "gevent": ["--worker", "gevent"]}
+DOORS = ("pure", "asgi", *SERVERS)
 
 Connect = Callable[..., httpx2.Client]
 
 
 class Doors:
     """Clients of servers that are started once for each (predictor, platform, door) and shared by all tests."""
+
+    names = DOORS
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
@@ -41,7 +44,7 @@ class Doors:
             pure = self._stack.enter_context(Client(full, platform=platform))
             app = build_app(pure.dispatcher)
             return self._stack.enter_context(TestClient(app, raise_server_exceptions=True))
-        server = self._stack.enter_context(serve(full, "--worker", door, "--workers", "1", platform=platform))
+        server = self._stack.enter_context(serve(full, *SERVERS[door], "--workers", "1", platform=platform))
         return self._stack.enter_context(httpx2.Client(base_url=server.url, timeout=60))
 
 

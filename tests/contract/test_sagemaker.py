@@ -310,7 +310,7 @@ def test_more_rows_than_a_batch_holds(connect: Any) -> None:
 def test_every_door_gives_the_same_bytes(doors: Any) -> None:
     for case in CASES:
         replies = []
-        for door in ("pure", "asgi", "uvicorn", "gevent"):
+        for door in doors.names:
             client = doors.client(door, case.target, "sagemaker")
             reply = client.request(
                 case.method, case.path, content=case.content, headers=dict(case.headers) | {"X-Request-Id": "same"}

@@ -1,0 +1,78 @@
+"""What is logged when there is too much to log."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from servekit.contract import Request
+from servekit.errors import InvalidInput, NotFound, PredictFailed
+from servekit.requestlog import Budget, RequestLog
+
+
+def test_a_budget_gives_what_is_there_and_counts_the_rest() -> None:
+    budget = Budget(10)
+    assert budget.take(4, 0.0) == 4
+    assert budget.take(10, 0.0) == 6
+    assert budget.left_out == 4
+    assert budget.take(10, 0.5) == 5
+    assert budget.take(1000, 100.0) == 10, "what is not used is not saved up"
+
+
+def test_no_limit() -> None:
+    budget = Budget(0)
+    assert budget.take(10**6, 0.0) == 10**6
+    assert budget.left_out == 0
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_requests_left_out_are_counted_in_the_next_line(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    log = RequestLog(clock, per_s=2)
+    request = Request("POST", "/invocations", id="r1")
+    for _ in range(5):
+        if log.access_lines(1):
+            log.access(request, 200, 0.001, 10)
+    assert [record.getMessage() for record in caplog.records] == ["POST /invocations 200 1.0 ms"] * 2
+    clock.now_s = 1.0
+    assert log.access_lines(1) == 1
+    assert caplog.records[-1].getMessage() == "3 more requests, not logged one by one"
+
+
+def test_errors_have_a_budget_of_their_own(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    log = RequestLog(clock, per_s=1)
+    assert log.access_lines(5) in (0, 1)
+    log.error(NotFound("nothing here"), 404)
+    log.error(InvalidInput("bad"), 400)
+    log.error(PredictFailed("worse"), 500)
+    assert [record.getMessage() for record in caplog.records if record.levelno > logging.INFO] == ["invalid_input: bad"]
+    log.close()
+    clock.now_s = 5.0
+    log.error(PredictFailed("worse"), 500)
+    assert caplog.records[-1].levelno == logging.ERROR
+
+
+def test_a_disabled_log_costs_nothing(clock: Clock) -> None:
+    logger = logging.getLogger("servekit.access")
+    logger.disabled = True
+    try:
+        log = RequestLog(clock, per_s=1)
+        assert log.access_lines(100) == 0
+        logger.disabled = False
+        logger.setLevel(logging.INFO)
+        assert log.access_lines(1) == 1
+    finally:
+        logger.disabled = False
+        logger.setLevel(logging.NOTSET)
