@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
@@ -65,7 +65,16 @@ class Frame:
 
 
 Buffer = bytes | memoryview
-Reader = Callable[[bytes], tuple[int, Buffer, Frame]]
+Taken = tuple[int, Sequence[Buffer], Frame]
+
+
+class Reader(Protocol):
+    """From a body, in one or several parts, to (rows, their packed bytes in parts, the frame of the answer).
+
+    The bytes are in C order and native byte order. Raises Unusual. Not thread-safe.
+    """
+
+    def __call__(self, parts: Sequence[bytes]) -> Taken: ...
 
 
 def fits(signature: Signature) -> bool:
@@ -87,8 +96,7 @@ def fits(signature: Signature) -> bool:
 def reader(call: Infer, media_type: str, signature: Signature, limits: Limits) -> Reader | None:
     """The reader of such bodies as `call`'s whose answers are `media_type`; None when there is none.
 
-    It returns (rows, their packed bytes in C order and native byte order, the frame of the answer) and raises
-    Unusual. Not thread-safe. `call.body` is not looked at.
+    `call.body` is not looked at.
     """
     only = signature.only_input
     if only is None or not fits(signature) or call.fields:
@@ -144,21 +152,22 @@ def _frame(form: Form, signature: Signature) -> Frame:
 # --- npy ---
 
 
-def _npy_reader(spec: Tensor, frame: Frame, limits: Limits) -> Reader:
-    """Bodies whose rows have exactly the declared dtype and shape; the numbers are not copied."""
+def _npy_reader(spec: Tensor, frame: Frame, limits: Limits) -> Reader | None:
+    """Bodies whose rows have exactly the declared dtype and shape; the numbers stay where they arrived."""
     dtype, shape = np.dtype(spec.dtype), spec.shape
+    if dtype.kind == "b":
+        return None  # whose bytes must be looked at
 
-    def read(body: bytes) -> tuple[int, Buffer, Frame]:
-        try:
-            array = npy.decode(body, "npy")
-        except ServeError as error:
-            raise Unusual from error
-        if array.dtype != dtype or not array.dtype.isnative or not array.flags.c_contiguous:
+    def read(parts: Sequence[bytes]) -> Taken:
+        head = npy.common_head(parts[0]) if parts else None
+        if head is None:
             raise Unusual
-        rows = 1 if array.shape == shape else len(array) if array.ndim and array.shape[1:] == shape else 0
-        if not 0 < rows <= limits.max_rows:
+        came, fortran_order, came_dtype, offset = head
+        rows = 1 if came == shape else came[0] if came and came[1:] == shape else 0
+        claimed, there = math.prod(came) * dtype.itemsize, sum(map(len, parts)) - offset
+        if fortran_order or came_dtype != dtype or not 0 < rows <= limits.max_rows or claimed != there:
             raise Unusual
-        return rows, array.reshape(-1).view(np.uint8).data, frame
+        return rows, [memoryview(parts[0])[offset:], *parts[1:]], frame
 
     return read
 
@@ -184,7 +193,8 @@ def _json_reader(
     pack_rows = _quick_packer(spec)
     max_rows = limits.max_rows
 
-    def read(body: bytes) -> tuple[int, Buffer, Frame]:
+    def read(parts: Sequence[bytes]) -> Taken:
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
         if pack_rows is not None and len(body) >= SIMDJSON_BYTES:
             return pack_rows(body, places, max_rows)
         # struct takes True for 1. One letter of each word is looked for first, since that is much quicker.
@@ -202,7 +212,7 @@ def _json_reader(
                     raise Unusual
                 value = value[step]
             if frame.form is ITEM:
-                return 1, pack_row(value), frame
+                return 1, (pack_row(value),), frame
             rows = len(value)
             if type(value) is not list or not 0 < rows <= max_rows:
                 raise Unusual
@@ -211,8 +221,8 @@ def _json_reader(
                     raise Unusual
                 value = [_only(row, name) for row in value]
             if rows == 1:
-                return 1, pack_row(value[0]), frame
-            return rows, b"".join([pack_row(row) for row in value]), frame
+                return 1, (pack_row(value[0]),), frame
+            return rows, [pack_row(row) for row in value], frame
         except (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError, struct.error) as error:
             raise Unusual from error
 
@@ -259,7 +269,7 @@ def _row_packer(spec: Tensor) -> Callable[[Any], bytes]:
 Places = dict[str, tuple[tuple[str, ...], Frame]]
 
 
-def _quick_packer(spec: Tensor) -> Callable[[bytes, Places, int], tuple[int, Buffer, Frame]] | None:
+def _quick_packer(spec: Tensor) -> Callable[[bytes, Places, int], Taken] | None:
     """simdjson's way for floats in long bodies, None where it is not installed or does not fit."""
     if spec.dtype not in ("float32", "float64") or len(spec.shape) != 1:
         return None
@@ -271,7 +281,7 @@ def _quick_packer(spec: Tensor) -> Callable[[bytes, Places, int], tuple[int, Buf
     width = math.prod(dim or 0 for dim in spec.shape)
     dtype = np.dtype(spec.dtype)
 
-    def pack(body: bytes, places: Places, max_rows: int) -> tuple[int, Buffer, Frame]:
+    def pack(body: bytes, places: Places, max_rows: int) -> Taken:
         try:
             document: Any = parser.parse(body)
             [key] = document.keys()
@@ -298,7 +308,7 @@ def _quick_packer(spec: Tensor) -> Callable[[bytes, Places, int], tuple[int, Buf
             packed = numbers if dtype.itemsize == 8 else narrowed(numbers)
         except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, FloatingPointError) as error:
             raise Unusual from error
-        return rows, packed.view(np.uint8).data, frame
+        return rows, (packed.view(np.uint8).data,), frame
 
     @np.errstate(over="raise")
     def narrowed(numbers: NDArray[np.float64]) -> NDArray[Any]:

@@ -218,7 +218,12 @@ class Model:
 
 def _unpacked(pieces: Sequence[Piece | Packed], name: str, spec: Any) -> NDArray[Any]:
     """One array of all rows, from packed requests and others; the predictor may write to it."""
-    buffers = [piece.buffer if isinstance(piece, Packed) else _bytes_of(piece.columns[name], spec) for piece in pieces]
+    buffers: list[Any] = []
+    for piece in pieces:
+        if isinstance(piece, Packed):
+            buffers += piece.parts
+        else:
+            buffers.append(_bytes_of(piece.columns[name], spec))
     return np.frombuffer(bytearray().join(buffers), spec.dtype).reshape(-1, *spec.shape)
 
 

@@ -160,8 +160,10 @@ class Performer:
         decoded = codecs.decode(call, self.signature, self.limits)
 
         def answer(columns: dict[str, Any]) -> Encoded:
-            body = codecs.encode(media_type, decoded.form, columns, decoded.rows, self.signature, nan=self._nan)
-            return Encoded(body, media_type, tuple(context.response_headers.items()))
+            body, whole_type = codecs.answer(
+                media_type, decoded.form, columns, decoded.rows, self.signature, nan=self._nan
+            )
+            return Encoded(body, whole_type, tuple(context.response_headers.items()))
 
         return self._predict(decoded, context, done, answer)
 

@@ -97,7 +97,7 @@ class Piece:
 
 
 class Packed:
-    """A whole request of the short way (`codecs.packed`): its rows as bytes, its answer as a body.
+    """A whole request of the short way (`codecs.packed`): its rows as bytes in parts, its answer as a body.
 
     A door derives its own kind, which says in `answered` what happens to the answers. `ended` is set by the door when
     nobody waits any more.
@@ -107,7 +107,7 @@ class Packed:
     deadline_s: float
     rows: int
     key: Hashable
-    buffer: Buffer
+    parts: Sequence[Buffer]
     frame: Frame
     ended: bool = False
     body: bytes | None = None

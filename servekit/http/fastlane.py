@@ -83,13 +83,14 @@ class Job(Packed):
     response_started = False
     response_complete = False
     disconnected = False
-    content: bytes = b""
     exchange: Exchange | None = None
     timer: asyncio.TimerHandle | None = None
 
-    def __init__(self, connection: FastLane, head: Head) -> None:
+    def __init__(self, connection: FastLane, head: Head, body: list[bytes] | None = None) -> None:
         self.connection = connection
         self.head = head
+        # As it came, in parts.
+        self.received: list[bytes] = body or []
         self.id = head.request_id or connection.lane.new_id()
 
     @property
@@ -98,9 +99,9 @@ class Job(Packed):
 
     def request(self) -> Request:
         head = self.head
-        return Request(
-            head.method, head.path, head.query, head.headers, self.content, self.request_id, self.connection.peer
-        )
+        parts = self.received
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        return Request(head.method, head.path, head.query, head.headers, body, self.request_id, self.connection.peer)
 
     def answered(self, pieces: Sequence[Any]) -> None:
         self.connection.lane.answered(pieces)
@@ -166,14 +167,13 @@ class Lane:
         _remember(self._shortcuts, key, short)
         return short
 
-    def take(self, job: Job, short: Short, body: bytes) -> bool:
+    def take(self, job: Job, short: Short, parts: Sequence[bytes]) -> bool:
         """Put a packed request into the queue of the model; False when the general path must judge the body."""
         shortcut = short.shortcut
         try:
-            job.rows, job.buffer, job.frame = shortcut.read(body)
+            job.rows, job.parts, job.frame = shortcut.read(parts)
         except Unusual:
             return False
-        job.content = body
         job.key = shortcut.key
         job.arrived_s = now_s = self._clock()
         job.deadline_s = now_s + self._timeout_s
@@ -260,8 +260,9 @@ class FastLane(LimitedProtocol):
         self._size = 0
         # Bytes of the body that do not pass through the parser, since the length is known; 0 when they do.
         self._left = 0
-        self._fed: bytes = b""
-        self._first_chunk = b""
+        self._fed = b""
+        self._raw = b""
+        self._raw_is_all = False
         self._idle_since_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -289,14 +290,14 @@ class FastLane(LimitedProtocol):
                     if self._head_timer is not None or self.timeout_keep_alive_task is not None:
                         self._head_arrived()
                         self._unset_keepalive_if_required()
-                    job = Job(self, head)
+                    job = Job(self, head, [data[end:]])
                     self._job = self.cycle = job  # type: ignore[assignment]
                     if left == 0:
-                        self._begin(job, data[end:])
+                        self._begin(job)
                     else:
                         self._at_boundary = self._in_head = False
                         self._reading = job
-                        self._chunks = [data[end:]]
+                        self._chunks = job.received
                         self._left = left
                     return
         elif self._left:
@@ -323,9 +324,9 @@ class FastLane(LimitedProtocol):
         self._left = 0
         self._at_boundary = self._in_head = True
         job, self._reading = self._reading, None
-        chunks, self._chunks = self._chunks, []
+        self._chunks = []
         if job is not None:
-            self._begin(job, b"".join(chunks))
+            self._begin(job)
         if rest:
             self.data_received(rest)
 
@@ -371,6 +372,8 @@ class FastLane(LimitedProtocol):
             job.keep_alive = False
         self._chunks = []
         self._size = 0
+        self._raw = self._raw_head() if job.keep_alive else b""
+        self._raw_is_all = len(self._raw) == len(self._fed)
         if head.length > self.lane.dispatcher.max_body_bytes:
             self._too_large(job, str(head.length))
         elif self.expect_100_continue and head.length != 0:
@@ -382,6 +385,10 @@ class FastLane(LimitedProtocol):
             if not self._refused:
                 super().on_body(body)
             return
+        if self._raw and self._size == 0:
+            # In the piece with the head, the body must be all that is behind it; else nothing may have been there.
+            as_thought = self._fed[len(self._raw) :] == body if self._fed else self._raw_is_all
+            self._raw = self._raw if as_thought else b""
         self._size += len(body)
         if self._size > self.lane.dispatcher.max_body_bytes:
             self._too_large(job, "more")
@@ -396,35 +403,25 @@ class FastLane(LimitedProtocol):
             return
         self._in_head = self._at_boundary = True
         self._reading = None
-        chunks, self._chunks = self._chunks, []
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        job.received, self._chunks = self._chunks, []
         head = job.head
         if self.lane.dispatcher.performer.loader.loaded:
             short = self.lane.short(Request(head.method, head.path, head.query, head.headers), self.url)
             job.head = Head(head.method, head.path, head.query, head.headers, head.request_id, head.length, short)
-            self._remember_head(job, body)
-        self._begin(job, body)
+            if self._raw and head.length == self._size:
+                _remember(self._heads, self._raw, job.head)
+        self._begin(job)
 
-    def _remember_head(self, job: Job, body: bytes) -> None:
-        """Know this head again, if it is certain that the parser ended it where its bytes say.
+    def _raw_head(self) -> bytes:
+        """The bytes of the head that the parser has just ended, if it is certain that it ended where they say.
 
-        Only for a message that came in one piece, whose body is the rest of that piece. Line feeds without carriage
-        returns could end a head elsewhere, and the parser skips empty lines before a head.
+        It must have begun with the piece that is being parsed: the parser skips empty lines before a head. And line
+        feeds without carriage returns could have ended it elsewhere.
         """
         data = self._fed
-        end = data.find(END_OF_HEAD) + 4
-        raw = data[:end]
-        if (
-            4 < end <= MAX_KNOWN_HEAD_BYTES
-            and job.keep_alive
-            and not self.expect_100_continue
-            and raw[:1].isalpha()
-            and raw.count(b"\n") == raw.count(b"\r\n")
-            and job.head.length == len(body) == len(data) - end
-            and data.endswith(body)
-            and self.parser.get_http_version() == "1.1"
-        ):
-            _remember(self._heads, raw, job.head)
+        raw = data[: data.find(END_OF_HEAD) + 4]
+        sure = raw[:1].isalpha() and raw.count(b"\n") == raw.count(b"\r\n") and not self.expect_100_continue
+        return raw if sure and len(raw) <= MAX_KNOWN_HEAD_BYTES and self.parser.get_http_version() == "1.1" else b""
 
     def _to_asgi(self) -> None:
         """What the parent does at the start of a message, now that it is known to be for the parent."""
@@ -437,11 +434,10 @@ class FastLane(LimitedProtocol):
 
     # --- requests ---
 
-    def _begin(self, job: Job, body: bytes) -> None:
+    def _begin(self, job: Job) -> None:
         """The request is whole: answer it."""
         short = job.head.short
-        if short is None or not self.lane.take(job, short, body):
-            job.content = body
+        if short is None or not self.lane.take(job, short, job.received):
             self._general(job)
 
     def _general(self, job: Job) -> None:

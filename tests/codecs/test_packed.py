@@ -38,14 +38,14 @@ def check(body: bytes, declared: Signature, content_type: str = JSON) -> bool:
     read = packed.reader(call(b"", content_type), JSON, declared, LIMITS)
     assert read is not None
     try:
-        rows, buffer, frame = read(body)
+        rows, parts, frame = read([body])
     except packed.Unusual:
         return False
     decoded = decode(call(body, content_type), declared, LIMITS)
     column = decoded.columns["x"]
     spec = declared.inputs["x"]
     assert isinstance(spec, Tensor)
-    array = np.frombuffer(buffer, spec.dtype).reshape(-1, *spec.shape)
+    array = np.frombuffer(b"".join(parts), spec.dtype).reshape(-1, *spec.shape)
     assert rows == decoded.rows
     assert isinstance(column, np.ndarray)
     assert column.dtype == array.dtype
@@ -181,6 +181,22 @@ def test_npy(array: np.ndarray[Any, Any], taken: bool) -> None:
     assert check(npy(array), signature(), "application/x-npy") == taken
 
 
+@pytest.mark.parametrize("size", [100, 128, 130, 1000])
+def test_a_body_in_parts(size: int) -> None:
+    """As a socket delivers it; where even the head is cut, the general path reads it."""
+    body = npy(np.arange(400, dtype=np.float32).reshape(100, 4)[:50])
+    read = packed.reader(call(b"", "application/x-npy"), JSON, signature(), LIMITS)
+    assert read is not None
+    parts = [body[start : start + size] for start in range(0, len(body), size)]
+    if size < 128:
+        with pytest.raises(packed.Unusual):
+            read(parts)
+        return
+    rows, numbers, _ = read(parts)
+    assert rows == 50
+    assert b"".join(numbers) == np.arange(200, dtype=np.float32).tobytes()
+
+
 def test_damaged_npy_is_declined() -> None:
     body = npy(np.ones((2, 4), np.float32))
     for end in range(len(body)):
@@ -228,7 +244,7 @@ def test_answers_are_what_the_general_encoder_writes(output: np.ndarray[Any, Any
     declared = signature(out=Tensor(str(output.dtype), output.shape[1:]))
     read = packed.reader(call(b""), JSON, declared, LIMITS)
     assert read is not None
-    frame = read(body)[2]
+    frame = read([body])[2]
     texts = packed.row_texts(output)
     assert texts is not None
     for start, stop in ((0, 1), (1, 3), (0, 4)) if frame.form.kind != "item" else ((2, 3),):
@@ -248,7 +264,7 @@ def test_names_are_escaped() -> None:
     declared = Signature({'a"b': Tensor("float32", (1,))}, {'"y\\': Tensor("float32", (1,))})
     read = packed.reader(call(b""), JSON, declared, LIMITS)
     assert read is not None
-    frame = read(b'{"a\\"b": [1]}')[2]
+    frame = read([b'{"a\\"b": [1]}'])[2]
     texts = packed.row_texts(np.array([[5]], np.float32))
     assert texts is not None
     assert json.loads(frame.prefix + texts[0] + frame.suffix) == {'"y\\': [5.0]}
