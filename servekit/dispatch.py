@@ -112,6 +112,11 @@ class Dispatcher:
         for methods in self._table.values():
             if "GET" in methods:
                 methods.setdefault("HEAD", methods["GET"])
+        self._platforms = [mount.platform for mount in mounted]
+        self._owners = {
+            path: list({id(platform): platform for platform, _ in methods.values()}.values())
+            for path, methods in self._table.items()
+        }
         self.paths = tuple(self._table)
         self._numbers = {path: number for number, path in enumerate(self.paths)}
 
@@ -184,15 +189,15 @@ class Dispatcher:
 
     def refuse(self, request: Request, error: ServeError) -> Reply:
         """The reply for a request that cannot be read to its end (`request` holds what is known of it)."""
-        exchange = Exchange(self, request)
-        exchange.settle(error)
-        return exchange.finish()
+        reply = self.render_error(error, request)
+        self.log.error(error, reply.status, request.id)
+        if self.log.access_lines(1):
+            self.log.access(request, reply.status, 0.0, len(reply.body))
+        return reply
 
     def render_error(self, error: ServeError, request: Request) -> Reply:
         """An error in the form of the platform that owns the path; of all platforms at once when none does."""
-        methods = self._table.get(request.path)
-        owners = {id(platform): platform for platform, _ in methods.values()} if methods else {}
-        platforms = list(owners.values()) or [mount.platform for mount in self.mounted]
+        platforms = self._owners.get(request.path, self._platforms)
         replies = [platform.render_error(error, request) for platform in platforms]
         if len(replies) == 1:
             return replies[0]
@@ -304,7 +309,7 @@ class Exchange:
                 error = _unexpected(raised)
             if error is not None:
                 reply = self.dispatcher.render_error(error, self.request)
-                self.dispatcher.log.error(error, reply.status)
+                self.dispatcher.log.error(error, reply.status, self.request.id)
             self._log_access(reply)
         return reply
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from servekit.contract import Request
-from servekit.errors import DeadlineExceeded, MethodNotAllowed, NotFound, ServeError
+from servekit.errors import DeadlineExceeded, MethodNotAllowed, NotFound, NotNow, ServeError
 
 logger = logging.getLogger("servekit.request")
 access_logger = logging.getLogger("servekit.access")
@@ -78,14 +78,16 @@ class RequestLog:
             extra={"request_id": request.id, "fields": fields},
         )
 
-    def error(self, error: ServeError, status: int) -> None:
-        """Say why a request failed, with the trace of the cause where the server is at fault."""
+    def error(self, error: ServeError, status: int, request_id: str) -> None:
+        """Say why a request failed; with a trace, unless it is only not the moment."""
         if isinstance(error, (NotFound, MethodNotAllowed)) or not self._errors.take(1, self._clock()):
             return
         if self._errors.left_out:
             _say_left_out(logger, self._errors, "failed requests")
         level = logging.ERROR if status >= 500 and not isinstance(error, DeadlineExceeded) else logging.WARNING
-        logger.log(level, "%s: %s", error.kind, error.message, exc_info=error)
+        # Of a refusal a trace would only show where we raised it.
+        trace = error if error.cause is not None or not isinstance(error, NotNow) else None
+        logger.log(level, "%s: %s", error.kind, error.message, exc_info=trace, extra={"request_id": request_id})
 
     def close(self) -> None:
         """Say what was left out since the last line."""

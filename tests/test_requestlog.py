@@ -54,13 +54,13 @@ def test_requests_left_out_are_counted_in_the_next_line(clock: Clock, caplog: py
 def test_errors_have_a_budget_of_their_own(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     log = RequestLog(clock, per_s=1)
     assert log.access_lines(5) in (0, 1)
-    log.error(NotFound("nothing here"), 404)
-    log.error(InvalidInput("bad"), 400)
-    log.error(PredictFailed("worse"), 500)
+    log.error(NotFound("nothing here"), 404, "r1")
+    log.error(InvalidInput("bad"), 400, "r1")
+    log.error(PredictFailed("worse"), 500, "r1")
     assert [record.getMessage() for record in caplog.records if record.levelno > logging.INFO] == ["invalid_input: bad"]
     log.close()
     clock.now_s = 5.0
-    log.error(PredictFailed("worse"), 500)
+    log.error(PredictFailed("worse"), 500, "r1")
     assert caplog.records[-1].levelno == logging.ERROR
 
 
