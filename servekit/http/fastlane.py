@@ -149,7 +149,8 @@ class Lane:
         """The shortcut of such requests, made once for all that agree in what their route reads."""
         reads = self._reads
         general = self.dispatcher.general_headers
-        key = (request.method, target, *[header for header in request.headers if header[0] in reads])
+        read = [header for header in request.headers if header[0] in reads]
+        key = (request.method, target, *read)
         if any(name in general for name, _ in request.headers):
             return None
         try:
@@ -164,7 +165,8 @@ class Lane:
                 lines.insert(0, (b"content-type", found.media_type.encode("latin-1")))
             tail = b"".join(b"\r\n%b: %b" % line for line in lines)
             short = Short(found, STATUS_LINE[found.status], tail)
-        _remember(self._shortcuts, key, short)
+        if sum(len(value) for _, value in read) + len(target) <= MAX_KNOWN_HEAD_BYTES:
+            _remember(self._shortcuts, key, short)
         return short
 
     def take(self, job: Job, short: Short, parts: Sequence[bytes]) -> bool:
@@ -208,7 +210,7 @@ class Lane:
             if body is None or short is None:
                 connection.refuse(job, job.error)
                 continue
-            if closing:
+            if closing and not connection.pipeline:
                 job.keep_alive = False
             if short is not of:
                 start, of = b"%b%bcontent-length: " % (short.status_line, self.defaults(connection)), short
@@ -216,10 +218,10 @@ class Lane:
             connection.transport.write(
                 b"%b%d\r\nx-request-id: %b%b%b%b" % (start, len(body), job.id, short.tail, end, body)
             )
-            connection.ended(job, now_s)
             if lines:
                 lines -= 1
                 log.access(job.request(), short.shortcut.status, self._clock() - job.arrived_s, len(body))
+            connection.ended(job, now_s)
 
     def defaults(self, connection: FastLane) -> bytes:
         """uvicorn's own headers (the date), which it makes anew every second."""
@@ -368,8 +370,6 @@ class FastLane(LimitedProtocol):
         )
         job = self._reading = self._job = self.cycle = Job(self, head)  # type: ignore[assignment]
         job.keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        if self._limits.draining():
-            job.keep_alive = False
         self._chunks = []
         self._size = 0
         self._raw = self._raw_head() if job.keep_alive else b""
@@ -478,7 +478,7 @@ class FastLane(LimitedProtocol):
         if job.ended:
             return
         job.ended = True
-        if self._limits.draining():
+        if self._limits.draining() and not self.pipeline:
             job.keep_alive = False
         self.transport.write(self._whole(reply, job.id, keep_alive=job.keep_alive))
         exchange = job.exchange
@@ -489,7 +489,7 @@ class FastLane(LimitedProtocol):
     def refuse(self, job: Job, error: ServeError | None) -> None:
         """Answer a packed request with an error."""
         reply = self.lane.dispatcher.refuse(job.request(), error or DeadlineExceeded("no answer in time"))
-        if self._limits.draining():
+        if self._limits.draining() and not self.pipeline:
             job.keep_alive = False
         self.transport.write(self._whole(reply, job.id, keep_alive=job.keep_alive))
         self.ended(job, self.lane.loop.time())
@@ -508,6 +508,8 @@ class FastLane(LimitedProtocol):
     def ended(self, job: Job, now_s: float) -> None:
         """The reply is written: make short for the next request of this connection."""
         job.response_complete = True
+        # It stays the connection's `cycle` until the next one: an idle connection must not hold a body.
+        job.received, job.parts, job.body, job.exchange = [], (), None, None
         self._job = None
         self._idle_since_s = now_s
         if not job.keep_alive:
