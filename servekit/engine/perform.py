@@ -47,6 +47,7 @@ Done = Callable[[Thunk], None]
 
 # Below this a body is decoded where it arrives: handing it to a thread costs more than parsing it.
 INLINE_BODY_BYTES = 64 * 1024
+MAX_NEGOTIATED = 64
 
 
 class Fleet(Protocol):
@@ -96,6 +97,7 @@ class Performer:
         self.description = description
         self.fleet = fleet
         self._nan = nan
+        self._negotiated: dict[tuple[str | None, str], str] = {}
         self.batcher = Batcher(model.batching, run=self._run, run_async=self._run_async if model.is_async else None)
         self._slow_to_decode = model.decodes or any(isinstance(spec, Image) for spec in model.signature.inputs.values())
 
@@ -156,7 +158,7 @@ class Performer:
 
     def _infer(self, call: Infer, context: Context, done: Done) -> Ticket:
         self._require_model()
-        media_type = codecs.negotiate(call, self.signature)
+        media_type = self._negotiate(call)
         decoded = codecs.decode(call, self.signature, self.limits)
 
         def answer(columns: dict[str, Any]) -> Encoded:
@@ -166,6 +168,16 @@ class Performer:
             return Encoded(body, whole_type, tuple(context.response_headers.items()))
 
         return self._predict(decoded, context, done, answer)
+
+    def _negotiate(self, call: Infer) -> str:
+        """The media type of the answer; most callers send the same few headers. Raises ServeError."""
+        asked = (call.accept, call.default_accept)
+        known = self._negotiated.get(asked)
+        if known is None:
+            known = codecs.negotiate(call, self.signature)
+            if len(self._negotiated) < MAX_NEGOTIATED:
+                self._negotiated[asked] = known
+        return known
 
     def _infer_files(self, call: InferFiles, context: Context, done: Done) -> Ticket | None:
         """The order of the steps is a contract (Modzy checks it): output directory, model, inputs, outputs."""
