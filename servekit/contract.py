@@ -138,6 +138,13 @@ class Describe:
 
 
 @dataclass(frozen=True, slots=True)
+class Measure:
+    """What have the workers done so far? Value: `Encoded`, in a form that `accept` prefers."""
+
+    accept: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """Wait until the model is loaded; try again if the last attempt failed. Value: `Readiness`, or LoadFailed."""
 
@@ -147,7 +154,7 @@ class Stop:
     """End the server with exit code 0, after this call has been answered. Value: None."""
 
 
-Call = Infer | InferFiles | Ready | Live | Describe | Load | Stop
+Call = Infer | InferFiles | Ready | Live | Describe | Measure | Load | Stop
 
 
 # --- the values of the effects ---------------------------------------------------------------------------------

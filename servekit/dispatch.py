@@ -29,6 +29,7 @@ from servekit.codecs.packed import Reader
 from servekit.contract import Call, Encoded, Infer, InferFiles, Platform, Reply, Request, Route, Stop
 from servekit.engine import current
 from servekit.engine.perform import Performer, Thunk
+from servekit.engine.stats import Stats
 from servekit.engine.ticket import Ticket
 from servekit.errors import (
     DeadlineExceeded,
@@ -90,9 +91,11 @@ class Dispatcher:
         request_timeout_s: float = 60.0,
         max_body_bytes: int = 64 * 1024 * 1024,
         log_lines_per_s: float = LINES_PER_S,
+        stats: Stats | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.log = RequestLog(clock, log_lines_per_s)
+        self.stats = stats
         self.mounted = tuple(mounted)
         self.performer = performer
         self.request_timeout_s = request_timeout_s
@@ -193,6 +196,8 @@ class Dispatcher:
         self.log.error(error, reply.status, request.id)
         if self.log.access_lines(1):
             self.log.access(request, reply.status, 0.0, len(reply.body))
+        if self.stats is not None:
+            self.stats.reply(self.path_number(request.path), reply.status, 0.0)
         return reply
 
     def render_error(self, error: ServeError, request: Request) -> Reply:
@@ -311,6 +316,10 @@ class Exchange:
                 reply = self.dispatcher.render_error(error, self.request)
                 self.dispatcher.log.error(error, reply.status, self.request.id)
             self._log_access(reply)
+            stats = self.dispatcher.stats
+            if stats is not None:
+                seconds = self.dispatcher.clock() - self._started_s
+                stats.reply(self.dispatcher.path_number(self.request.path), reply.status, seconds)
         return reply
 
     def _render(self) -> Reply:

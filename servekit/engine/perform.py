@@ -7,7 +7,7 @@ the value of the call, or raises the ServeError to answer with.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -24,6 +24,7 @@ from servekit.contract import (
     InferFiles,
     Live,
     Load,
+    Measure,
     Readiness,
     Ready,
     State,
@@ -35,8 +36,9 @@ from servekit.engine.batcher import Batcher
 from servekit.engine.lifecycle import Lifecycle
 from servekit.engine.loader import Loader
 from servekit.engine.model import USER_ERRORS, Model
+from servekit.engine.stats import Snapshot, Stats
 from servekit.engine.ticket import Batch, Packed, Piece, Results, Ticket
-from servekit.errors import CallerError, LoadFailed, NotReady, PredictFailed, ServeError
+from servekit.errors import CallerError, LoadFailed, NotFound, NotReady, PredictFailed, ServeError
 from servekit.predictor import Context
 from servekit.signature import Image
 
@@ -58,6 +60,9 @@ class Fleet(Protocol):
 
     def draining(self) -> bool: ...
 
+    def states(self) -> Mapping[str, int]:
+        """How many workers are in which state."""
+
     def stop(self) -> None:
         """End the whole server with exit code 0."""
 
@@ -70,6 +75,9 @@ class Alone:
 
     def draining(self) -> bool:
         return False
+
+    def states(self) -> Mapping[str, int]:
+        return {}
 
     def stop(self) -> None:
         logger.info("stop requested; nothing supervises this process")
@@ -88,7 +96,10 @@ class Performer:
         description: Description,
         fleet: Fleet,
         nan: Literal["error", "null"] = "error",
+        stats: Stats | None = None,
+        measure: Callable[[Snapshot, Mapping[str, int], str | None], Encoded] | None = None,
     ) -> None:
+        """stats: where batches are counted. measure: writes down what the workers' `stats` hold."""
         self.model = model
         self.signature = model.signature
         self.loader = loader
@@ -97,6 +108,8 @@ class Performer:
         self.description = description
         self.fleet = fleet
         self._nan = nan
+        self._stats = stats
+        self._measure = measure
         self._negotiated: dict[tuple[str | None, str], str] = {}
         self.batcher = Batcher(model.batching, run=self._run, run_async=self._run_async if model.is_async else None)
         self._slow_to_decode = model.decodes or any(isinstance(spec, Image) for spec in model.signature.inputs.values())
@@ -118,7 +131,7 @@ class Performer:
         """May `start` take long enough that a door should run it in a thread?"""
         if isinstance(call, Infer):
             return self._slow_to_decode or len(call.body) > INLINE_BODY_BYTES
-        return isinstance(call, InferFiles)
+        return isinstance(call, (InferFiles, Measure))
 
     def start(self, call: Call, context: Context, done: Done) -> Ticket | None:
         """Begin `call`. Raises ServeError for what is known at once; otherwise `done` is called exactly once.
@@ -135,6 +148,11 @@ class Performer:
                 done(lambda: readiness)
             case Describe():
                 done(lambda: self.description)
+            case Measure():
+                if self._stats is None or self._measure is None:
+                    raise NotFound("nothing is measured")
+                measured = self._measure(self._stats.snapshot(), self.fleet.states(), call.accept)
+                done(lambda: measured)
             case Load():
                 self.loader.load(lambda error: done(_raising(error) if error else self.readiness))
             case Stop():
@@ -279,6 +297,11 @@ class Performer:
     def _succeeded(self, batch: Batch, columns: dict[str, Any]) -> None:
         batch.model_s = self.batcher.now_s() - batch.started_s
         pieces = batch.pieces
+        if self._stats is not None:
+            started_s = batch.started_s
+            self._stats.batch(
+                batch.reason, batch.rows, batch.model_s, [started_s - piece.arrived_s for piece in pieces]
+            )
         texts: list[bytes] | None = None
         if self.model.packs:
             [column] = columns.values()

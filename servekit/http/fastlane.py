@@ -133,6 +133,7 @@ class Lane:
         self._id_number = dispatcher.id_number
         self._put = dispatcher.performer.batcher.put
         self._clock = dispatcher.clock
+        self._stats = dispatcher.stats
         self._timeout_s = dispatcher.request_timeout_s
         self._thread = threading.get_ident()
         self._defaults: list[Header] | None = None
@@ -197,10 +198,11 @@ class Lane:
 
     def _write(self, jobs: Sequence[Job]) -> None:
         closing = self.draining()
-        now_s = self.loop.time()
+        now_s, clock_s = self.loop.time(), self._clock()
         log = self.dispatcher.log
         lines = log.access_lines(len(jobs))
         start, of = b"", None
+        seconds: list[float] = []
         for job in jobs:
             if job.ended:
                 continue
@@ -213,15 +215,23 @@ class Lane:
             if closing and not connection.pipeline:
                 job.keep_alive = False
             if short is not of:
+                self._count(of, seconds)
                 start, of = b"%b%bcontent-length: " % (short.status_line, self.defaults(connection)), short
             end = END_OF_HEAD if job.keep_alive else CLOSE
             connection.transport.write(
                 b"%b%d\r\nx-request-id: %b%b%b%b" % (start, len(body), job.id, short.tail, end, body)
             )
+            seconds.append(clock_s - job.arrived_s)
             if lines:
                 lines -= 1
-                log.access(job.request(), short.shortcut.status, self._clock() - job.arrived_s, len(body))
+                log.access(job.request(), short.shortcut.status, seconds[-1], len(body))
             connection.ended(job, now_s)
+        self._count(of, seconds)
+
+    def _count(self, short: Short | None, seconds: list[float]) -> None:
+        if short is not None and seconds and self._stats is not None:
+            self._stats.replies(short.shortcut.path, short.shortcut.status, seconds)
+        seconds.clear()
 
     def defaults(self, connection: FastLane) -> bytes:
         """uvicorn's own headers (the date), which it makes anew every second."""

@@ -10,6 +10,8 @@ from servekit.contract import State
 MAX_WORKERS = 256
 PHASE, STOP_REQUESTED, EVER_READY, SLOTS = 0, 1, 2, 16
 EMPTY = 0
+# For each worker's counters: whole pages, so that no two workers write to the same line of a cache.
+STATS_BYTES = 16 * 1024
 STATES = list(State)
 
 
@@ -27,6 +29,8 @@ class Board:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._page = mmap.mmap(-1, SLOTS + MAX_WORKERS)
+        # Pages that no worker writes to take no memory.
+        self._stats = mmap.mmap(-1, STATS_BYTES * workers)
 
     @property
     def phase(self) -> Phase:
@@ -35,6 +39,16 @@ class Board:
     @phase.setter
     def phase(self, phase: Phase) -> None:
         self._page[PHASE] = phase
+
+    def stats_regions(self) -> list[memoryview]:
+        """Where each slot's worker counts what it does."""
+        view = memoryview(self._stats)
+        return [view[slot * STATS_BYTES : (slot + 1) * STATS_BYTES] for slot in range(self.workers)]
+
+    def states(self) -> dict[str, int]:
+        """How many workers are in which state."""
+        values = list(self._page[SLOTS : SLOTS + MAX_WORKERS])
+        return {state.value: values.count(index + 1) for index, state in enumerate(STATES)}
 
     @property
     def draining(self) -> bool:

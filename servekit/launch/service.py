@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from servekit.codecs import Limits
-from servekit.contract import Description, Platform, Reply, Request, Site, State
+from servekit.contract import Description, Encoded, Measure, Platform, Reply, Request, Route, Site, State
 from servekit.dispatch import Dispatcher, Mounted
 from servekit.engine.lifecycle import Lifecycle
 from servekit.engine.loader import Loader
 from servekit.engine.model import Model
 from servekit.engine.perform import Alone, Fleet, Performer
+from servekit.engine.stats import Snapshot, Stats
 from servekit.errors import ConfigError, LoadFailed, ServeError
 from servekit.predictor import Predictor
 from servekit.requestlog import LINES_PER_S
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("servekit.launch")
 
 MAX_SITE_FILE_BYTES = 1024 * 1024
+METRICS_PATH = "/metrics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Plan:
     max_body_bytes: int = 64 * 1024 * 1024
     nan: Literal["error", "null"] = "error"
     log_lines_per_s: float = LINES_PER_S
+    metrics: bool = True
     limits: Limits = field(default_factory=Limits)
 
 
@@ -66,8 +69,13 @@ def assemble(
     *,
     fleet: Fleet | None = None,
     on_state: Callable[[State], None] | None = None,
+    regions: Sequence[memoryview] | None = None,
+    slot: int = 0,
 ) -> Parts:
-    """Wire a predictor to the platforms of `plan`. Nothing is loaded yet. Raises ConfigError, LoadFailed."""
+    """Wire a predictor to the platforms of `plan`. Nothing is loaded yet. Raises ConfigError, LoadFailed.
+
+    regions, slot: where the workers count what they do, and which of them this one is.
+    """
     try:
         predictor = predictor_class()
     except ServeError:
@@ -82,6 +90,11 @@ def assemble(
         site = Site(model.signature, _site_files(platform, plan.search), plan.environ)
         mounted.append(Mounted(platform, platform.routes(site)))
     _refuse_collisions(mounted)
+    stats = None
+    if plan.metrics:
+        _add_metrics(mounted)
+        paths = dict.fromkeys(route.path for mount in mounted for route in mount.routes)
+        stats = Stats(tuple(paths), regions, slot)
     description = Description(
         workers=plan.workers,
         max_batch_rows=model.batching.max_size,
@@ -89,7 +102,15 @@ def assemble(
         takes_rows=not any(isinstance(spec, (Image, Json)) for spec in model.signature.inputs.values()),
     )
     performer = Performer(
-        model, loader, lifecycle, limits=plan.limits, description=description, fleet=fleet or Alone(), nan=plan.nan
+        model,
+        loader,
+        lifecycle,
+        limits=plan.limits,
+        description=description,
+        fleet=fleet or Alone(),
+        nan=plan.nan,
+        stats=stats,
+        measure=_measure,
     )
     dispatcher = Dispatcher(
         mounted,
@@ -97,8 +118,30 @@ def assemble(
         request_timeout_s=plan.request_timeout_s,
         max_body_bytes=plan.max_body_bytes,
         log_lines_per_s=plan.log_lines_per_s,
+        stats=stats,
     )
     return Parts(dispatcher, performer, loader, lifecycle)
+
+
+def _add_metrics(mounted: list[Mounted]) -> None:
+    """`GET /metrics` beside the first platform's routes, unless somebody has a route there."""
+    if any(route.path == METRICS_PATH for mount in mounted for route in mount.routes):
+        return
+    route = Route(
+        ("GET",),
+        METRICS_PATH,
+        lambda request: Measure(request.header(b"accept")),
+        lambda _request, _call, value: Reply(200, value.body, value.media_type),
+        "what the workers have done, for Prometheus",
+    )
+    mounted[0] = Mounted(mounted[0].platform, (*mounted[0].routes, route))
+
+
+def _measure(snapshot: Snapshot, states: Mapping[str, int], accept: str | None) -> Encoded:
+    from servekit.http.metrics import render
+
+    body, media_type = render(snapshot, states, accept)
+    return Encoded(body, media_type)
 
 
 def _site_files(platform: Platform, search: Sequence[Path]) -> dict[str, bytes]:
@@ -139,6 +182,9 @@ class _BoardFleet:
 
     def draining(self) -> bool:
         return self._board.draining
+
+    def states(self) -> Mapping[str, int]:
+        return self._board.states()
 
     def stop(self) -> None:
         self._board.request_stop()
@@ -220,8 +266,14 @@ def build_service(settings: Settings, board: Board, slot: int) -> Service:
         max_body_bytes=settings.max_body_bytes,
         nan=settings.nan,
         log_lines_per_s=settings.log_lines_per_s,
+        metrics=settings.metrics,
     )
     parts = assemble(
-        load_class(target), plan, fleet=_BoardFleet(board), on_state=lambda state: board.set_state(slot, state)
+        load_class(target),
+        plan,
+        fleet=_BoardFleet(board),
+        on_state=lambda state: board.set_state(slot, state),
+        regions=board.stats_regions(),
+        slot=slot,
     )
     return Service(parts, docs=settings.docs, survives_failed_load=settings.survives_failed_load)

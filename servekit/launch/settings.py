@@ -127,6 +127,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("nan", _choice("error", "null"), "error", "NaN in JSON replies: refuse, or write null", "error|null"),
     Option("docs", _switch, "off", "serve /docs and /openapi.json", "on|off"),
     Option("fast_lane", _switch, "on", "answer the platform's routes without an ASGI task (uvicorn workers)", "on|off"),
+    Option("metrics", _switch, "on", "count, and serve the numbers of all workers at /metrics", "on|off"),
     Option("access_log", _switch, "on", "a log line per request", "on|off"),
     Option("log_lines_per_s", _whole(0, 10**9), "100", "lines about requests, per second and worker; 0: all", "N"),
     Option("log_format", _choice("auto", "json", "text"), "auto", "text on a terminal, else JSON", "auto|json|text"),
@@ -164,6 +165,7 @@ class Settings:
     nan: Literal["error", "null"]
     docs: bool
     fast_lane: bool
+    metrics: bool
     access_log: bool
     log_lines_per_s: int
     log_format: Literal["auto", "json", "text"]

@@ -148,6 +148,7 @@ def main(options: dict[str, Any]) -> None:
         "nan": "error",
         "docs": False,
         "fast_lane": True,
+        "metrics": True,
         "access_log": True,
         "log_lines_per_s": 0,
         "log_format": "json",
