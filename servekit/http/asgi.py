@@ -1,7 +1,7 @@
-"""The ASGI door, and the FastAPI app around it.
+"""The ASGI door, and the FastAPI app behind it.
 
-The door answers every path itself, so that unknown routes and methods have the platform's form too; FastAPI adds the
-schema and its page, and the place for a user's own routes.
+The door answers every path itself, so that unknown routes and methods have the platform's form too. FastAPI adds the
+schema and its page; its import takes longer than all others, so it waits until somebody asks for them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+DOCS_PATHS = ("/docs", "/docs/oauth2-redirect", "/openapi.json")
 
 # After a refusal the rest of the body is read and dropped for a while, so that a client that only reads once it has
 # sent everything still sees the reply instead of a reset (what nginx calls a lingering close).
@@ -34,6 +37,8 @@ class AsgiDoor:
         self._dispatcher = dispatcher
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
         if scope["type"] != "http":
             return
         headers = scope["headers"]
@@ -143,20 +148,43 @@ async def _send_head(reply: Reply, request: Request, send: Send, extra: tuple[tu
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
 
 
-def build_app(dispatcher: Dispatcher, *, docs: bool = False) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
-    """The FastAPI app: the platforms' routes, and with `docs` also `/docs` and `/openapi.json`."""
-    from fastapi import FastAPI
+async def _live(receive: Receive, send: Send) -> None:
+    """The life of the application, of which the launcher or a test client takes care."""
+    while True:
+        event = (await receive())["type"]
+        await send({"type": f"{event}.complete"})
+        if event == "lifespan.shutdown":
+            return
 
-    from servekit.http.openapi import schema
 
-    app = FastAPI(
-        title=dispatcher.performer.model.name,
-        docs_url="/docs" if docs else None,
-        redoc_url=None,
-        openapi_url="/openapi.json" if docs else None,
-        redirect_slashes=False,
-    )
-    app.openapi = lambda: schema(dispatcher)  # type: ignore[method-assign]
-    # Not a mount: a mount's pattern matches no path with a line break in it, and answers 404 in its own form.
-    app.router.default = AsgiDoor(dispatcher)
-    return app
+class _WithDocs:
+    """The door, and FastAPI for the paths of the schema, made when the first of them is asked for."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._door = AsgiDoor(dispatcher)
+        self._docs: App | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("path") not in DOCS_PATHS:
+            await self._door(scope, receive, send)
+            return
+        if self._docs is None:
+            self._docs = await asyncio.to_thread(self._build)
+        await self._docs(scope, receive, send)
+
+    def _build(self) -> App:
+        from fastapi import FastAPI
+
+        from servekit.http.openapi import schema
+
+        app = FastAPI(title=self._dispatcher.performer.model.name, redoc_url=None, redirect_slashes=False)
+        app.openapi = lambda: schema(self._dispatcher)  # type: ignore[method-assign]
+        # Not a mount: a mount's pattern matches no path with a line break in it, and answers 404 in its own form.
+        app.router.default = self._door
+        return app
+
+
+def build_app(dispatcher: Dispatcher, *, docs: bool = False) -> App:
+    """The application: the platforms' routes, and with `docs` also `/docs` and `/openapi.json`."""
+    return _WithDocs(dispatcher) if docs else AsgiDoor(dispatcher)
