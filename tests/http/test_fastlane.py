@@ -306,3 +306,23 @@ def test_a_request_that_takes_too_long_is_answered_504() -> None:
         [reply] = converse(server, [request(b'{"instances": [[3]]}', *JSON, ("Connection", "close"))])
         assert reply.startswith(b"HTTP/1.1 504")
         assert b"no answer within 0.4 s" in reply
+
+
+def test_what_still_runs_when_the_time_is_over_is_told_so() -> None:
+    """A packed request in `predict` at the end of the finish time gets the platform's 503, not a reset."""
+    with (
+        serve(
+            str(Path(__file__).with_name("slow_predictor.py")),
+            *["--workers", "1", "--drain-s", "0", "--finish-s", "2"],
+            platform="sagemaker",
+        ) as server,
+        closing(socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT_S)) as client,
+    ):
+        client.sendall(request(b'{"instances": [[30]]}'))
+        time.sleep(0.3)  # it has reached the predictor
+        server.terminate()
+        reply = Talk(client).reply()
+        assert reply.startswith(b"HTTP/1.1 503")
+        assert b"connection: close" in reply
+        assert b"stopped before this request was answered" in reply
+        assert server.wait(10) == 0
