@@ -14,6 +14,7 @@ BUILT_IN = ("sagemaker", "modelarts", "modzy")
 DEFAULTS = {
     "workers": "auto: one for each usable CPU up to 4; for Modzy 1",
     "model_dir": "the platform's model directory if it holds anything, else the target's directory",
+    "cache_dir": "beside the model, or `servekit` in `XDG_CACHE_HOME`, or a directory in the temporary one",
     "drain_s": "the platform's, below",
     "finish_s": "the platform's, below",
 }

@@ -8,17 +8,17 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
-
-# onnxruntime reports home by default; a served model must call nobody. It reads this when it is imported.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from servekit.backends.onnxfile import Weights, large_weights
 from servekit.errors import ConfigError, LoadFailed
 from servekit.predictor import Batching, Predictor
 from servekit.signature import Json, Spec, Tensor
@@ -33,7 +33,10 @@ DTYPES = {
 } | {f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 # What scikit-learn's converters give for class probabilities: one map per row.
 MAPS = ("seq(map(int64,tensor(float)))", "seq(map(string,tensor(float)))")
-MAX_SIZE = 32
+CPU = "CPUExecutionProvider"
+# Weights that lie outside of onnxruntime's arena are given back in full when they have been packed.
+OUTSIDE_OF_ARENA = "session.use_device_allocator_for_initializers"
+MAX_SIZE = 64
 # What goes wrong is raised as well; onnxruntime's own copy of it would stand between the lines of a JSON log.
 FATAL_LEVEL = 4
 # Rows of a trial run: two tell a batch dimension from a dimension that happens to be 1.
@@ -41,46 +44,104 @@ TRIAL_ROWS = 2
 # What free dimensions are tried with: a number or a token, a small picture, a classifier's picture.
 TRIAL_SIZES = (1, 16, 224)
 MAX_TRIAL_ELEMENTS = 2**24
+# A model whose row takes less runs in one thread.
+QUICK_S = 0.001
 
 logger = logging.getLogger("servekit.backends")
 
 
 class Session:
-    """An onnxruntime session whose threads fit the number of worker processes.
+    """An onnxruntime session whose threads fit the number of worker processes, and whose weights they share.
 
-    Raises LoadFailed naming the file when it is not a model that onnxruntime can run.
+    With several workers a large model (8 MiB of weights or more) is loaded from a copy that all of them map, made at
+    the first start; see docs/how-to/onnx.md. Large models are loaded by one worker at a time.
+
+    optimize: False for a session that only tells its inputs and outputs.
+    threads: for one run; default: as many as the CPUs give each worker, but one for a model that needs less than a
+        millisecond for a row: to share out so little costs more than it saves, and takes CPU from the requests.
+
+    `shared` says whether the weights lie in pages that other processes use, too.
+
+    Raises LoadFailed naming the file when it is not a model that onnxruntime can run, and when its external data lies
+    outside of its directory.
     """
 
-    def __init__(self, path: str | Path, *, optimize: bool = True) -> None:
+    def __init__(self, path: str | Path, *, optimize: bool = True, threads: int | None = None) -> None:
         self.path = Path(path)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = FATAL_LEVEL
+        self.shared = False
         workers = int(os.environ.get("SERVEKIT_WORKERS_EFFECTIVE") or 1)
-        # The launcher knows a container's CPU quota, which the affinity mask does not show.
-        cpus = int(os.environ.get("SERVEKIT_CPUS_EFFECTIVE") or len(os.sched_getaffinity(0)))
-        options.intra_op_num_threads = max(1, cpus // workers)
-        options.inter_op_num_threads = 1
-        if workers > 1:
-            # Spinning threads of one worker would burn the CPUs of its siblings.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if not optimize:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         available = onnxruntime.get_available_providers()
         providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
-        try:
-            self._session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
-        except Exception as error:
-            reason = str(error).replace(str(self.path), self.path.name).split("\n")[0]
-            raise LoadFailed(
-                f"{self.path.name}: not a model that onnxruntime can run: {reason}", cause=error
-            ) from error
+        options = partial(_options, workers, threads, optimize)
+        self.threads: int = options().intra_op_num_threads
+        weights = large_weights(self.path)
+        if weights is not None:
+            self._load_large(weights, workers, options, providers)
+        else:
+            many = self.threads if threads is None and optimize else 1
+            if many > 1:
+                options = partial(_options, workers, 1, optimize)
+            self._session = self._open(self.path, options(), providers)
+            if many > 1 and not _is_quick(self._session):
+                self._session = self._open(self.path, _options(workers, many, optimize), providers)
+            elif many > 1:
+                self.threads = 1
         self.inputs = self._session.get_inputs()
         self.outputs = self._session.get_outputs()
         self._output_names = [output.name for output in self.outputs]
 
+    def _open(self, path: Path, options: Any, providers: list[str]) -> Any:
+        try:
+            return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:
+            reason = str(error).replace(str(path), self.path.name).split("\n")[0]
+            raise LoadFailed(
+                f"{self.path.name}: not a model that onnxruntime can run: {reason}", cause=error
+            ) from error
+
+    def _load_large(self, weights: Weights, workers: int, options: Callable[[], Any], providers: list[str]) -> None:
+        # Small models do without these modules.
+        from servekit.backends.sharing import frugal, shared_copy
+        from servekit.backends.turns import turn
+
+        if providers != [CPU]:
+            # What is packed in a copy is for the CPU's kernels.
+            logger.info("%s: its weights are not shared: they lie in the memory of a GPU", self.path.name)
+        with turn() as notes, frugal():
+            copy = shared_copy(self.path, weights, workers, notes) if providers == [CPU] else None
+            if copy is not None:
+                optimised = options()
+                # To optimise the graph again would unpack what is packed.
+                optimised.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+                optimised.add_session_config_entry(OUTSIDE_OF_ARENA, "1")
+                try:
+                    self._session = self._open(copy.graph, optimised, providers)
+                    self.shared = copy.is_untouched()
+                except LoadFailed as error:
+                    logger.warning("%s: its copy is not used: %s", self.path.name, error.message)
+            if not self.shared:
+                private = options()
+                private.add_session_config_entry(OUTSIDE_OF_ARENA, "1")
+                self._session = self._open(self.path, private, providers)
+
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """The outputs by name: arrays, or what onnxruntime returns for sequences and maps."""
         return dict(zip(self._output_names, self._session.run(self._output_names, dict(inputs)), strict=True))
+
+
+def _options(workers: int, threads: int | None, optimize: bool) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = FATAL_LEVEL
+    # The launcher knows a container's CPU quota, which the affinity mask does not show.
+    cpus = int(os.environ.get("SERVEKIT_CPUS_EFFECTIVE") or len(os.sched_getaffinity(0)))
+    options.intra_op_num_threads = threads or max(1, cpus // workers)
+    options.inter_op_num_threads = 1
+    # Spinning threads would burn the CPU that the event loop, or a sibling, needs for the next requests.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
 
 
 class OnnxPredictor(Predictor):
@@ -209,6 +270,22 @@ def _dtype(what: str, onnx_type: str) -> str:
     if onnx_type not in DTYPES:
         raise ConfigError(f"{what} has the type {onnx_type}, expected a tensor of {', '.join(DTYPES.values())}")
     return DTYPES[onnx_type]
+
+
+def _is_quick(session: Any) -> bool:
+    """Does a row of zeros take an onnxruntime session less than QUICK_S? Its first run does not count."""
+    try:
+        row = {
+            node.name: np.zeros([dim if isinstance(dim, int) else 1 for dim in node.shape], DTYPES[node.type])
+            for node in session.get_inputs()
+        }
+        session.run(None, row)
+        started_s = time.perf_counter()
+        session.run(None, row)
+    except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base
+        logger.debug("no trial run: %s", error)
+        return False
+    return time.perf_counter() - started_s < QUICK_S
 
 
 def _tried(session: Session, inputs: Mapping[str, Tensor], rows: int) -> dict[str, Any]:

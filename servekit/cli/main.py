@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 
 from servekit import __version__
+from servekit.cli.inspect import inspect
+from servekit.cli.optimize import optimize
 from servekit.cli.run import run, serve
 
 __all__ = ["main", "serve"]
@@ -17,3 +19,5 @@ def main() -> None:
 
 
 main.add_command(run)
+main.add_command(optimize)
+main.add_command(inspect)

@@ -5,7 +5,7 @@ expected.
 """
 
 from servekit.codecs.decode import decode, decode_file, decode_json_item
-from servekit.codecs.encode import encode, encode_output, negotiate, result_object
+from servekit.codecs.encode import answer, encode, encode_output, negotiate, result_object
 from servekit.codecs.nouns import ITEM, Column, Decoded, Form, Limits
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Decoded",
     "Form",
     "Limits",
+    "answer",
     "decode",
     "decode_file",
     "decode_json_item",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from servekit.codecs import form, image, jsonbody, npy, table
+from servekit.codecs import form, image, jsonbody, npy, table, v2
 from servekit.codecs.media import charset_of, decode_text, parse_media_type, shown
 from servekit.codecs.nouns import ITEM, Decoded, Form, Limits
 from servekit.codecs.values import array_column, column_of
@@ -40,6 +40,8 @@ def decode(call: Infer, signature: Signature, limits: Limits) -> Decoded:
     if kind == URLENCODED or not (call.content_type or "").strip():
         # curl names this type for every --data, whatever the data is.
         return _sniff(call, signature, limits, urlencoded=bool(kind))
+    if kind == v2.BINARY and v2.carries_inputs(signature):
+        return _binary_tensors(body, parameters, signature, limits)
     if is_json(kind):
         charset = charset_of(parameters)
         return jsonbody.decode(call, body if charset == "utf-8" else decode_text(body, charset), signature, limits)
@@ -76,6 +78,8 @@ def accepted_types(signature: Signature) -> list[str]:
         types.append("text/csv")
     if all(isinstance(spec, (Tensor, Image)) for spec in specs):
         types += [NPY, NPZ] if len(specs) == 1 else [NPZ]
+    if v2.carries_inputs(signature):
+        types.append(v2.BINARY)
     if len(specs) == 1:
         match specs[0]:
             case Text():
@@ -120,7 +124,7 @@ def _sniff(call: Infer, signature: Signature, limits: Limits, *, urlencoded: boo
     only = signature.only_input
     if only is not None and isinstance(only[1], Text):
         return Decoded(1, {only[0]: [decode_text(call.body)]}, ITEM)
-    if call.body.lstrip()[:1] not in (b"{", b"["):
+    if call.body.removeprefix(jsonbody.BYTE_ORDER_MARK).lstrip()[:1] not in (b"{", b"["):
         if urlencoded:
             fields = form.decode_urlencoded(call.body, call.fields, signature, limits)
             if fields is not None:
@@ -130,6 +134,13 @@ def _sniff(call: Infer, signature: Signature, limits: Limits, *, urlencoded: boo
         if only is not None and isinstance(only[1], File):
             return Decoded(1, {only[0]: [call.body]}, ITEM)
     return jsonbody.decode(call, call.body, signature, limits)
+
+
+def _binary_tensors(body: bytes, parameters: dict[str, str], signature: Signature, limits: Limits) -> Decoded:
+    size = v2.head_size(parameters, len(body))
+    head = body[:size]
+    bools = jsonbody.may_hold_bools(head)
+    return v2.decode(jsonbody.parse(head), memoryview(body)[size:], signature, limits, bools=bools)
 
 
 def _arrays(arrays: dict[str, Any], signature: Signature, limits: Limits) -> Decoded:

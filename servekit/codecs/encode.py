@@ -6,13 +6,14 @@ import base64
 import csv
 import dataclasses
 import io
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 import orjson
 
-from servekit.codecs import image, npy
+from servekit.codecs import image, npy, v2
 from servekit.codecs.media import best_match, parse_media_type, shown
 from servekit.codecs.nouns import Column, Form
 from servekit.contract import Infer
@@ -35,7 +36,9 @@ def negotiate(call: Infer, signature: Signature) -> str:
     if default not in offered:
         default = offered[0]
     elif default == JSON:
-        default = offered[0]  # what a single picture or file is naturally sent as
+        # What a single picture or file is naturally sent as, and what callers of Triton expect.
+        sent_binary = v2.BINARY in offered and (call.content_type or "").lower().startswith(v2.BINARY)
+        default = v2.BINARY if sent_binary else offered[0]
     chosen = best_match(call.accept or "", offered, default)
     if chosen is None:
         raise NotAcceptable(f"Accept: expected {' or '.join(offered)}, got {shown(call.accept or '')}")
@@ -51,6 +54,8 @@ def offered_types(signature: Signature) -> list[str]:
         types.append(CSV)
     if numeric:
         types += [NPY, NPZ] if len(specs) == 1 else [NPZ]
+    if all(isinstance(spec, (Tensor, Text)) for spec in specs):
+        types.append(v2.BINARY)
     if len(specs) == 1:
         match specs[0]:
             case Text() | Tensor(shape=()):
@@ -62,19 +67,31 @@ def offered_types(signature: Signature) -> list[str]:
     return types
 
 
+def answer(
+    media_type: str, form: Form, columns: Mapping[str, Column], rows: int, signature: Signature, *, nan: Nan = "error"
+) -> tuple[bytes, str]:
+    """The answer to one request, as `encode` gives it, and its whole media type with the parameters that it needs."""
+    if media_type == v2.BINARY:
+        return _tensors(form, columns, signature, nan, binary=True)
+    return encode(media_type, form, columns, rows, signature, nan=nan), media_type
+
+
 def encode(
     media_type: str, form: Form, columns: Mapping[str, Column], rows: int, signature: Signature, *, nan: Nan = "error"
 ) -> bytes:
-    """The answer to one request: `columns` holds `rows` results of every declared output.
+    """The body of the answer to one request: `columns` holds `rows` results of every declared output.
 
     Raises Unprocessable for NaN and Infinity in JSON (unless nan="null"), NotAcceptable when the type cannot carry
     several rows, PredictFailed for values that no JSON has.
     """
+    if media_type == v2.BINARY or (media_type == JSON and form.kind == "v2"):
+        return _tensors(form, columns, signature, nan, binary=media_type == v2.BINARY)[0]
     if media_type == JSON:
         return _json(form, columns, rows, signature, nan)
     if media_type in JSON_LINES:
-        ready = {name: _ready(name, columns[name], spec, nan) for name, spec in signature.outputs.items()}
-        return b"".join(_dump({name: ready[name][i] for name in ready}, ready) + b"\n" for i in range(rows))
+        ready = {name: _ready(name, columns[name], spec) for name, spec in signature.outputs.items()}
+        documents = (_dump({name: ready[name][i] for name in ready}, ready, "null") for i in range(rows))
+        return _checked(b"".join(document + b"\n" for document in documents), ready, nan)
     if media_type == CSV:
         return _csv(columns, rows, signature)
     if media_type == NPZ:
@@ -104,21 +121,22 @@ def encode_output(spec: Spec, value: Any, media_type: str, *, name: str = "outpu
         return _csv({name: [value]}, 1, Signature({name: spec}, {name: spec}))
     if kind == PLAIN:
         return _cell(value).encode("utf-8", "replace")
-    return _dump(_ready(name, [value], spec, nan)[0], {name: [value]})
+    return _dump(_ready(name, [value], spec)[0], {name: [value]}, nan)
 
 
 def result_object(signature: Signature, columns: Mapping[str, Column], row: int) -> dict[str, Any]:
-    """One row as an object by output names, ready for JSON."""
-    return {
-        name: _ready(name, columns[name][row : row + 1], spec, "error")[0] for name, spec in signature.outputs.items()
-    }
+    """One row as an object by output names, ready for JSON. Raises Unprocessable for NaN and Infinity."""
+    ready = {name: _ready(name, columns[name][row : row + 1], spec) for name, spec in signature.outputs.items()}
+    for name, column in ready.items():
+        _check_all_finite(name, column)
+    return {name: column[0] for name, column in ready.items()}
 
 
 def _json(form: Form, columns: Mapping[str, Column], rows: int, signature: Signature, nan: Nan) -> bytes:
-    ready = {name: _ready(name, columns[name], spec, nan) for name, spec in signature.outputs.items()}
+    ready = {name: _ready(name, columns[name], spec) for name, spec in signature.outputs.items()}
     envelope = form.envelope
     if form.kind == "item" or envelope is None:
-        return _dump({name: column[0] for name, column in ready.items()}, ready)
+        return _dump({name: column[0] for name, column in ready.items()}, ready, nan)
     if form.kind == "columns":
         results: Any = ready
     elif len(ready) == 1 and not envelope.results_as_objects:
@@ -129,20 +147,50 @@ def _json(form: Form, columns: Mapping[str, Column], rows: int, signature: Signa
         results = {key: results}
     if form.echo:
         results = {**form.echo, **results}
-    return _dump(results, ready)
+    return _dump(results, ready, nan)
 
 
-def _ready(name: str, column: Column, spec: Spec, nan: Nan) -> Any:
+def _tensors(
+    form: Form, columns: Mapping[str, Column], signature: Signature, nan: Nan, *, binary: bool
+) -> tuple[bytes, str]:
+    """The body of a V2 answer and its media type."""
+    tensors: list[dict[str, Any]] = []
+    parts: list[bytes | memoryview] = []
+    listed = {}
+    for name in form.outputs or signature.outputs:
+        array, datatype = _tensor(name, columns[name], signature.outputs[name])
+        if binary and form.outputs.get(name, True):
+            tensor, raw = v2.binary_tensor(name, array, datatype)
+            parts.append(raw)
+        else:
+            listed[name] = array if datatype == "BYTES" else _plain_array(array)
+            tensor = v2.json_tensor(name, listed[name], datatype)
+        tensors.append(tensor)
+    head = _dump(v2.answer(form, tensors), listed, nan)
+    return v2.assemble(head, parts) if binary else (head, JSON)
+
+
+def _tensor(name: str, column: Column, spec: Spec) -> tuple[Any, str]:
+    """A column as one array of numbers or of str, and its name in V2; what is neither becomes text as in JSON."""
+    if isinstance(spec, Tensor) and spec.dtype != "str":
+        array = _array(name, column)
+        return array, v2.DATATYPES[array.dtype.newbyteorder("=").name]
+    values = _ready(name, column, spec)
+    if not isinstance(spec, (Tensor, Text, Image, File)):
+        values = [_dump(value, {name: [value]}, "error").decode() for value in values]
+    texts = np.array(values, object)
+    if not all(isinstance(text, str) for text in texts.flat):
+        raise NotAcceptable(f"Accept: a tensor carries texts of one shape, and those of output {name!r} are not")
+    return texts, "BYTES"
+
+
+def _ready(name: str, column: Column, spec: Spec) -> Any:
     """A column that orjson can write."""
     if isinstance(spec, Image):
         return [base64.b64encode(image.encode(pixels, name)).decode() for pixels in column]
     if isinstance(spec, File):
         return [base64.b64encode(_bytes(name, value)).decode() for value in column]
-    if isinstance(column, np.ndarray):
-        return _ready_array(name, column, nan)
-    if nan == "error":
-        _check_all_finite(name, column)
-    return column
+    return _plain_array(column) if isinstance(column, np.ndarray) else column
 
 
 def _bytes(name: str, value: Any) -> bytes:
@@ -157,7 +205,7 @@ def _array(name: str, column: Any) -> Any:
         array = np.asarray(column)
     except ValueError as error:
         raise NotAcceptable(
-            f"Accept: numpy's files carry rows of one shape, and those of output {name!r} differ; ask for {JSON}",
+            f"Accept: one array carries rows of one shape, and those of output {name!r} differ; ask for {JSON}",
             cause=error,
         ) from error
     if array.dtype.kind not in "biuf":
@@ -165,24 +213,22 @@ def _array(name: str, column: Any) -> Any:
     return array
 
 
-def _ready_array(name: str, array: Any, nan: Nan) -> Any:
-    if array.dtype.kind == "f":
-        if nan == "error" and not np.isfinite(array).all():
-            row = int(np.argwhere(~np.isfinite(array))[0][0])
-            raise _not_a_number(name, row)
-        if array.dtype.itemsize == 2:
-            array = array.astype(np.float32)
-    elif array.dtype.kind not in "biu":
-        values = array.tolist()
-        if nan == "error":
-            _check_all_finite(name, values)
-        return values
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    return np.ascontiguousarray(array)
+def _plain_array(array: Any) -> Any:
+    """An array of numbers as orjson takes it: native and contiguous; of all else the values.
+
+    No number takes the way over Python's float, which would give a float32 the digits of a double.
+    """
+    if array.dtype.kind not in "biuf":
+        return array.tolist()
+    dtype = np.dtype(np.float32) if array.dtype == np.float16 else array.dtype.newbyteorder("=")
+    return np.ascontiguousarray(array, dtype) if array.ndim else array.astype(dtype)[()]
 
 
-def _check_all_finite(name: str, column: list[Any]) -> None:
+def _check_all_finite(name: str, column: Any) -> None:
+    if isinstance(column, np.ndarray):
+        if column.dtype.kind == "f" and not np.isfinite(column).all():
+            raise _not_a_number(name, int(np.argwhere(~np.isfinite(column))[0][0]))
+        return
     for i, value in enumerate(column):
         try:
             _check_finite(name, value, i)
@@ -192,7 +238,7 @@ def _check_all_finite(name: str, column: list[Any]) -> None:
 
 def _check_finite(name: str, value: Any, row: int) -> None:
     if isinstance(value, (float, np.floating)):
-        if not np.isfinite(value):
+        if not math.isfinite(value):
             raise _not_a_number(name, row)
     elif isinstance(value, np.ndarray):
         if value.dtype.kind == "f" and not np.isfinite(value).all():
@@ -215,11 +261,13 @@ def _not_a_number(name: str, row: int) -> Unprocessable:
     )
 
 
-def _dump(document: Any, outputs: Mapping[str, Any]) -> bytes:
-    """Raises PredictFailed that names which of the `outputs` in the document is at fault."""
+def _dump(document: Any, outputs: Mapping[str, Any], nan: Nan) -> bytes:
+    """Raises Unprocessable or PredictFailed that names which of the `outputs` in the document is at fault."""
     try:
-        return _json_bytes(document)
+        return _checked(_json_bytes(document), outputs, nan)
     except NOT_JSON as error:
+        if nan == "error":
+            _check_outputs(outputs)
         for name, column in outputs.items():
             try:
                 _json_bytes(column)
@@ -230,6 +278,18 @@ def _dump(document: Any, outputs: Mapping[str, Any]) -> bytes:
         raise PredictFailed(f"the predictor's result is not JSON: {error}", cause=error) from error
 
 
+def _checked(text: bytes, outputs: Mapping[str, Any], nan: Nan) -> bytes:
+    # orjson writes null for NaN and the infinities, so without a null there is no need to look for them.
+    if nan == "error" and b"null" in text:
+        _check_outputs(outputs)
+    return text
+
+
+def _check_outputs(outputs: Mapping[str, Any]) -> None:
+    for name, column in outputs.items():
+        _check_all_finite(name, column)
+
+
 def _json_bytes(document: Any) -> bytes:
     return orjson.dumps(document, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
 
@@ -237,9 +297,9 @@ def _json_bytes(document: Any) -> bytes:
 def _plain(value: Any) -> Any:
     """What orjson cannot write by itself, but JSON can carry."""
     if isinstance(value, np.ndarray):
-        return value.tolist()
+        return _plain_array(value)
     if isinstance(value, np.generic):
-        return value.item()
+        return np.float32(value) if isinstance(value, np.float16) else value.item()
     if isinstance(value, (set, frozenset)):
         try:
             return sorted(value)

@@ -126,8 +126,7 @@ def uploads(parts: list[Part], spec: Image | File, limits: Limits) -> Column:
             raise InvalidInput(f"{part.label}: expected an uploaded file ({spec}), got a text field")
     if isinstance(spec, File):
         return [part.body for part in parts]
-    pictures = (image.decode(part.body, spec, limits, part.label) for part in parts)
-    return stack(image.bounded(pictures, parts[0].name, limits))
+    return stack(image.decode_all(((part.label, part.body) for part in parts), spec, limits))
 
 
 def _value(part: Part, spec: Spec, limits: Limits) -> Any:

@@ -1,8 +1,15 @@
-"""Pictures <-> arrays, through Pillow (the extra `servekit[image]`)."""
+"""Pictures <-> arrays, through Pillow (the extra `servekit[image]`).
+
+Pillow opens every file, so what is accepted and what is said of the rest never depends on anything else. A JPEG that
+needs neither resizing nor converting is then decoded by simplejpeg where it is installed (the extra `servekit[fast]`):
+the same libjpeg-turbo and so the same pixels, but written straight into an array. All else stays with Pillow, because
+handing the array back to it costs more than it saves.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import threading
 import warnings
@@ -20,6 +27,8 @@ BACKGROUND = (255, 255, 255, 255)
 FLOAT_PIXEL_BYTES = 4 * 4
 # What Pillow's decoders raise on damaged files.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, ZeroDivisionError, OverflowError)
+# Pillow's modes -> simplejpeg's names, where both have the same.
+SIMPLEJPEG_COLOURS = {"L": "GRAY", "RGB": "RGB"}
 ORIENTATION = 0x0112
 UPRIGHT = 1
 
@@ -34,6 +43,33 @@ def decode(body: bytes, spec: Image, limits: Limits, where: str) -> NDArray[np.f
     white where it is transparent (unless the mode is RGBA), of an animation the first frame.
     Raises InvalidInput, TooLarge, and UnsupportedMediaType when Pillow is not installed.
     """
+    return decode_all([(where, body)], spec, limits)[0]
+
+
+def decode_all(
+    pictures: Iterable[tuple[str, bytes | NDArray[Any]]], spec: Image, limits: Limits
+) -> list[NDArray[np.float32]]:
+    """The pictures of one body, each with its name for errors, one by one until they outgrow a limit.
+
+    What is an array already is kept as it is. Raises as `decode` does.
+    """
+    kept: list[NDArray[np.float32]] = []
+    total = source_pixels = 0
+    for where, picture in pictures:
+        if isinstance(picture, bytes):
+            pixels, used = _decode(picture, spec, limits, where, limits.max_body_pixels - source_pixels)
+            source_pixels += used
+        else:
+            pixels = picture
+        total += pixels.nbytes
+        if total > limits.max_array_bytes:
+            raise TooLarge(f"{where}: expected at most {limits.max_array_bytes} bytes of pixels in one body, got more")
+        kept.append(pixels)
+    return kept
+
+
+def _decode(body: bytes, spec: Image, limits: Limits, where: str, pixels_left: int) -> tuple[NDArray[np.float32], int]:
+    """The picture as declared, and how many pixels the file had."""
     try:
         from PIL import Image as Pillow
         from PIL import ImageOps, UnidentifiedImageError
@@ -45,12 +81,20 @@ def decode(body: bytes, spec: Image, limits: Limits, where: str) -> NDArray[np.f
         with _no_warnings():  # Pillow's own bomb warning would only repeat the check below
             opened = Pillow.open(io.BytesIO(body), formats=limits.image_formats)
         with opened as picture:
+            source_pixels = picture.width * picture.height
             _check_size(*picture.size, spec, limits, where)
+            if source_pixels > pixels_left:
+                raise TooLarge(
+                    f"{where}: expected pictures of at most {limits.max_body_pixels} pixels in one body, got more"
+                )
+            plain = _plain_jpeg(body, picture, spec)
+            if plain is not None:
+                return plain, source_pixels
             picture.load()
             with _no_warnings():  # of damaged EXIF data
                 turned = picture.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT
                 upright = ImageOps.exif_transpose(picture) if turned else picture
-            return _pixels(upright, spec)
+            return _pixels(upright, spec), source_pixels
     except UnidentifiedImageError as error:
         formats = ", ".join(limits.image_formats)
         raise InvalidInput(f"{where}: expected an image ({formats}), got other bytes", cause=error) from error
@@ -62,16 +106,37 @@ def decode(body: bytes, spec: Image, limits: Limits, where: str) -> NDArray[np.f
         raise InvalidInput(f"{where}: expected a whole image, got a damaged or truncated one", cause=error) from error
 
 
-def bounded(pictures: Iterable[NDArray[Any]], where: str, limits: Limits) -> list[NDArray[Any]]:
-    """All pictures of one body, decoded one by one until they outgrow the limit. Raises TooLarge."""
-    kept = []
-    total = 0
-    for picture in pictures:
-        total += picture.nbytes
-        if total > limits.max_array_bytes:
-            raise TooLarge(f"{where}: expected at most {limits.max_array_bytes} bytes of pixels in one body, got more")
-        kept.append(picture)
-    return kept
+@functools.cache
+def _simplejpeg() -> Any:
+    """The module; None where it is not installed, which Python would search for anew each time."""
+    try:
+        import simplejpeg
+    except ImportError:
+        return None
+    return simplejpeg
+
+
+def _plain_jpeg(body: bytes, picture: Any, spec: Image) -> NDArray[np.float32] | None:
+    """The pixels of an upright JPEG of the declared mode and size; None for all else, which is left to Pillow."""
+    colours = SIMPLEJPEG_COLOURS.get(spec.mode)
+    if colours is None or picture.format != "JPEG" or picture.mode != spec.mode:
+        return None
+    if (spec.width or picture.width, spec.height or picture.height) != picture.size:
+        return None
+    simplejpeg = _simplejpeg()
+    if simplejpeg is None:
+        return None
+    try:
+        # Two readers of one head: they must mean the same size, which is the one that was checked.
+        if simplejpeg.decode_jpeg_header(body)[:2] != (picture.height, picture.width):
+            return None
+        with _no_warnings():  # of damaged EXIF data
+            if picture.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT:
+                return None
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(body, colours)
+    except ValueError:  # strict: raised for all that libjpeg would only warn of
+        return None
+    return (pixels[..., 0] if colours == "GRAY" else pixels).astype(np.float32)
 
 
 @contextlib.contextmanager

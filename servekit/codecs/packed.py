@@ -103,6 +103,8 @@ def reader(call: Infer, media_type: str, signature: Signature, limits: Limits) -
         return None
     name, spec = only
     assert isinstance(spec, Tensor)  # noqa: S101 - fits() has seen it
+    if media_type not in (JSON, NPY):
+        return None
     kind, parameters = parse_media_type(call.content_type or "")
     if kind == NPY:
         return _npy_reader(spec, _frame(ROWS, signature) if media_type == JSON else Frame(media_type, ROWS), limits)

@@ -1,14 +1,16 @@
 """Parsed JSON values, CSV cells and arrays -> columns of the declared dtype and shape.
 
-The fast path lets numpy read all rows at once. Only when its result is not what was declared are the rows walked in
-Python, to name the first value at fault.
+The fast path packs all numbers at once (or, where a dimension is free, lets numpy read them). Only what it does not
+take is walked in Python: to name the first value at fault, or to find that it is right after all.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,20 @@ MAX_JSON_DEPTH = 100
 MAX_EXACT_FLOAT = 2.0**53
 NUMBERS: frozenset[type] = frozenset([int, float])
 LEAVES: dict[str, frozenset[type]] = {"bool": frozenset([bool]), "str": frozenset([str])}
+# numpy's names -> struct's. In standard sizes ("=") struct refuses whatever a type cannot hold.
+STRUCT_CODES = {
+    "float16": "e",
+    "float32": "f",
+    "float64": "d",
+    "int8": "b",
+    "uint8": "B",
+    "int16": "h",
+    "uint16": "H",
+    "int32": "i",
+    "uint32": "I",
+    "int64": "q",
+    "uint64": "Q",
+}
 
 Where = Callable[[int], str]
 
@@ -34,8 +50,7 @@ def column_of(values: list[Any], spec: Spec, where: Where, limits: Limits, *, ma
         case Tensor():
             return _tensor_column(values, spec, where, may_hold_bools=may_hold_bools)
         case Image():
-            pictures = (_image(value, spec, where(i), limits) for i, value in enumerate(values))
-            return stack(image.bounded(pictures, where(0), limits))
+            return stack(image.decode_all(_pictures(values, spec, where), spec, limits))
         case Text():
             for i, value in enumerate(values):
                 if not isinstance(value, str):
@@ -82,7 +97,7 @@ def cast(array: NDArray[Any], dtype: str) -> NDArray[Any] | None:
     """The array as `dtype` when no value is changed beyond rounding to a float; None otherwise."""
     kind = array.dtype.kind
     if dtype == "str":
-        return array.astype(object) if kind in "UT" else None
+        return array.astype(object) if kind in "UTO" else None
     target = np.dtype(dtype)
     if array.dtype == target:
         return array if array.dtype.isnative else array.astype(target)
@@ -93,6 +108,8 @@ def cast(array: NDArray[Any], dtype: str) -> NDArray[Any] | None:
     if target.kind == "f":
         with np.errstate(over="ignore"):
             converted = array.astype(target)
+        if np.isfinite(converted).all():
+            return converted
         grew = kind == "f" or target.itemsize < 8
         return None if grew and (np.isinf(converted) & np.isfinite(array)).any() else converted
     limits = np.iinfo(target)
@@ -121,8 +138,13 @@ def stack(items: list[NDArray[Any]]) -> Column:
 
 
 def _tensor_column(values: list[Any], spec: Tensor, where: Where, *, may_hold_bools: bool) -> Column:
-    # numpy reads True as 1 among numbers, so that is left to the walk.
-    if spec.dtype not in LEAVES and not may_hold_bools:
+    # True is 1 for struct and numpy, so that is left to the walk.
+    if spec.dtype in STRUCT_CODES and not may_hold_bools:
+        if is_fixed(spec):
+            column = _packed_column(values, spec)
+            if column is not None:
+                return column
+            return stack([tensor_item(value, spec, where(i)) for i, value in enumerate(values)])
         try:
             # A sum refuses what numpy would read as a number (strings, null), and tells whether a float is there.
             if not (isinstance(_sum(values, len(spec.shape)), float) and "int" in spec.dtype):
@@ -134,6 +156,32 @@ def _tensor_column(values: list[Any], spec: Tensor, where: Where, *, may_hold_bo
         except (TypeError, ValueError, OverflowError):  # not numbers, ragged, or too large: the walk says where
             pass
     return stack([tensor_item(value, spec, where(i)) for i, value in enumerate(values)])
+
+
+def is_fixed(spec: Tensor) -> bool:
+    """Does every item hold the same number of values, and any at all?"""
+    return None not in spec.shape and 0 not in spec.shape
+
+
+def _packed_column(values: list[Any], spec: Tensor) -> NDArray[Any] | None:
+    """The numbers of nested lists, copied once; None when not every one of them is a number that fits in its place.
+
+    Only lengths are looked at on the way down: what has one and is no list (a text, an object) holds texts, and these
+    struct refuses like everything else that is no number.
+    """
+    level = values
+    try:
+        for dim in spec.shape:
+            if set(map(len, level)) != {dim}:
+                return None
+            level = level[0] if len(level) == 1 and type(level[0]) is list else list(chain.from_iterable(level))
+        packer = struct.Struct(f"={len(level)}{STRUCT_CODES[spec.dtype]}")
+        # A bytearray, since predictors may write into what they are given.
+        memory = bytearray(packer.size)
+        packer.pack_into(memory, 0, *level)
+    except (TypeError, OverflowError, struct.error):
+        return None
+    return np.frombuffer(memory, spec.dtype).reshape(len(values), *spec.shape)
 
 
 def tensor_item(value: Any, spec: Tensor, where: str) -> NDArray[Any]:
@@ -233,10 +281,13 @@ def _dtype_text(dtype: str) -> str:
 # --- other values ---
 
 
-def _image(value: Any, spec: Image, where: str, limits: Limits) -> NDArray[Any]:
-    if isinstance(value, list):
-        return tensor_item(value, Tensor("float32", spec.shape), where)
-    return image.decode(_base64(value, where, str(spec)), spec, limits, where)
+def _pictures(values: list[Any], spec: Image, where: Where) -> Iterator[tuple[str, bytes | NDArray[Any]]]:
+    """Pictures as files, or as pixels that came as nested lists, each with its name for errors."""
+    for i, value in enumerate(values):
+        if isinstance(value, list):
+            yield where(i), tensor_item(value, Tensor("float32", spec.shape), where(i))
+        else:
+            yield where(i), _base64(value, where(i), str(spec))
 
 
 def _base64(value: Any, where: str, wanted: str) -> bytes:

@@ -110,7 +110,7 @@ class Performer:
         self._nan = nan
         self._stats = stats
         self._measure = measure
-        self._negotiated: dict[tuple[str | None, str], str] = {}
+        self._negotiated: dict[tuple[str | None, str, str], str] = {}
         self.batcher = Batcher(model.batching, run=self._run, run_async=self._run_async if model.is_async else None)
         self._slow_to_decode = model.decodes or any(isinstance(spec, Image) for spec in model.signature.inputs.values())
 
@@ -189,7 +189,8 @@ class Performer:
 
     def _negotiate(self, call: Infer) -> str:
         """The media type of the answer; most callers send the same few headers. Raises ServeError."""
-        asked = (call.accept, call.default_accept)
+        # Without its parameters: one of them is a length.
+        asked = (call.accept, call.default_accept, (call.content_type or "").partition(";")[0])
         known = self._negotiated.get(asked)
         if known is None:
             known = codecs.negotiate(call, self.signature)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from servekit.errors import PredictFailed
-from servekit.signature import Image, Signature, Spec, Tensor, shape_text
+from servekit.signature import Image, Json, Signature, Spec, Tensor, shape_text
 
 if TYPE_CHECKING:
     from servekit.codecs import Column
@@ -94,7 +94,10 @@ def conform(name: str, column: Column, rows: int, spec: Spec) -> Column:
         if _length(column) != rows:
             raise PredictFailed(f"output {name!r}: predict returned {_kind(column)} for a batch of {rows} rows")
         # Arrays of pixels stay arrays; everything else is a value per row.
-        return column if isinstance(spec, Image) or isinstance(column, list) else column.tolist()
+        if isinstance(spec, Image) or isinstance(column, list):
+            return column
+        # As numbers of numpy a float32 keeps its own digits in JSON.
+        return list(column) if isinstance(spec, Json) and column.dtype.kind in "biuf" else column.tolist()
     if isinstance(column, list):
         try:
             array = np.asarray(column)

@@ -11,11 +11,14 @@ import threading
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-REASONS = ("full", "idle", "delay", "tick", "other")
+from servekit.engine.policy import Reason
+
+REASONS = (*get_args(Reason), "other")
 STATUSES = (200, 202, 400, 404, 405, 406, 408, 413, 414, 415, 422, 429, 431, 500, 503, 504, 0)
 # Upper bounds of the histograms' buckets; one more bucket holds what is above all of them.
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
@@ -37,6 +40,7 @@ BYTES = CELLS * 8
 _STATUS_INDEX = {status: index for index, status in enumerate(STATUSES)}
 _OTHER_STATUS = _STATUS_INDEX[0]
 _REASON_INDEX = {reason: index for index, reason in enumerate(REASONS)}
+_OTHER_REASON = _REASON_INDEX["other"]
 _SECONDS_ARRAY = np.array(SECONDS)
 
 
@@ -138,6 +142,3 @@ class Stats:
             histogram(_WAIT, SECONDS),
             histogram(_MODEL, SECONDS),
         )
-
-
-_OTHER_REASON = _REASON_INDEX["other"]

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from platform import python_version
+from typing import TYPE_CHECKING
 
 from servekit.engine.stats import Histogram, Snapshot
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 OTHER = "other"
 
@@ -15,7 +19,6 @@ def render(snapshot: Snapshot, states: Mapping[str, int], accept: str | None) ->
     """The text and its content type: OpenMetrics where `accept` prefers it, else Prometheus' text format."""
     # Imported when somebody asks: most workers are never asked.
     from prometheus_client import CollectorRegistry
-    from prometheus_client.core import Metric
     from prometheus_client.exposition import choose_encoder
     from prometheus_client.registry import Collector
 
@@ -29,7 +32,7 @@ def render(snapshot: Snapshot, states: Mapping[str, int], accept: str | None) ->
     return encode(registry), content_type
 
 
-def _families(snapshot: Snapshot, states: Mapping[str, int]) -> Iterator[Metric]:  # type: ignore[name-defined] # noqa: F821
+def _families(snapshot: Snapshot, states: Mapping[str, int]) -> Iterator[Metric]:
     from prometheus_client.core import (
         CounterMetricFamily,
         GaugeMetricFamily,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from serving import serve
 
 from servekit.backends.onnx import Session, predictor_class
@@ -323,3 +324,28 @@ def test_a_session_for_a_users_own_predictor(tmp_path: Path) -> None:
     session = Session(add(tmp_path / "model.onnx"))
     ones = np.ones((2, 3), np.float32)
     assert session.run({"a": ones, "b.c": ones})["sum"].tolist() == [[2, 2, 2], [2, 2, 2]]
+
+
+def chain(path: Path, count: int) -> Path:
+    """`count` products with one small matrix: much work, few weights."""
+    weights = numpy_helper.from_array(np.eye(512, dtype=np.float32), "w")
+    names = ["x", *(f"h{i}" for i in range(count - 1)), "y"]
+    nodes = [helper.make_node("MatMul", [a, "w"], [b]) for a, b in pairwise(names)]
+    graph = helper.make_graph(
+        nodes, "test", [value("x", FLOAT, ["N", 512])], [value("y", FLOAT, ["N", 512])], [weights]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize(("count", "threads"), [(1, 1), (2000, 4)])
+def test_a_quick_model_runs_in_one_thread(
+    count: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVEKIT_CPUS_EFFECTIVE", "4")
+    monkeypatch.setenv("SERVEKIT_WORKERS_EFFECTIVE", "1")
+    path = chain(tmp_path / "chain.onnx", count)
+    assert Session(path).threads == threads
+    assert Session(path, threads=3).threads == 3
+    monkeypatch.setenv("SERVEKIT_WORKERS_EFFECTIVE", "4")
+    assert Session(path).threads == 1

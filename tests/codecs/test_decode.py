@@ -56,6 +56,7 @@ def read(body: bytes, content_type: str | None, limits: Limits = LIMITS, **input
         (URLENCODED, b'{"x": 1}', Text(), "item", ['{"x": 1}']),
         ("", b" [[1, 2]]", X, "rows", [[1, 2]]),
         (URLENCODED, b'{"instances": [[1, 2]]}', X, "rows", [[1, 2]]),
+        ("", b"\xef\xbb\xbf [[1, 2]]", X, "rows", [[1, 2]]),
         (URLENCODED, b"x=%5B1%2C2%5D", X, "item", [[1, 2]]),
         (URLENCODED, b"5", Tensor("int64"), "item", [5]),
         (None, PICTURE, Image("L"), "item", [[[9]]]),

@@ -14,6 +14,7 @@ import pytest
 from servekit.codecs import Form, encode, encode_output, negotiate, result_object
 from servekit.codecs.encode import offered_types
 from servekit.codecs.nouns import ITEM
+from servekit.codecs.v2 import BINARY
 from servekit.contract import BARE_LIST, COLUMNS, INSTANCES, Envelope, Infer
 from servekit.errors import NotAcceptable, PredictFailed, Unprocessable
 from servekit.signature import File, Image, Json, Signature, Spec, Tensor, Text
@@ -76,6 +77,42 @@ def test_json_forms(form: Form, signature: Signature, columns: dict[str, Any], e
 def test_values_of_all_kinds(column: Any, expected: Any) -> None:
     found = body(Form("rows", INSTANCES), {"y": column}, 2, Signature(X, {"y": Json()}))
     assert found == {"predictions": expected}
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e-7, 3.4028235e38, 5.9604645e-8, 16777216.0, 1.0])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_a_number_has_the_same_digits_wherever_it_stands(value: float, dtype: str) -> None:
+    with np.errstate(over="ignore"):
+        number = np.array([value, value]).astype(dtype)
+    if not np.isfinite(number).all():
+        return
+    [digits, again] = encode_output(Json(), number, "application/json")[1:-1].split(b",")
+    assert digits == again
+    strided = np.repeat(number, 2)[::2]
+    for same in ([number], strided, [strided], [number[0]] * 2, {"k": strided}, [np.array(number[0])]):
+        text = encode_output(Json(), same, "application/json")
+        assert text.count(digits) == len(text.split(b","))
+    rows = Form("rows", INSTANCES)
+    signature = Signature(X, {"y": Tensor(dtype)})
+    assert encode("application/json", rows, {"y": number}, 2, signature) == b'{"predictions":[%b,%b]}' % (
+        digits,
+        digits,
+    )
+    assert encode("application/jsonlines", rows, {"y": strided}, 2, signature) == b'{"y":%b}\n{"y":%b}\n' % (
+        digits,
+        digits,
+    )
+
+
+def test_a_null_that_is_meant_is_no_nan() -> None:
+    signature = Signature(X, {"y": Json(), "s": Json()})
+    columns: dict[str, Any] = {"y": [None, 1.0], "s": ["null", "null"]}
+    for media_type in ("application/json", "application/jsonlines"):
+        assert b"null" in encode(media_type, Form("rows", INSTANCES), columns, 2, signature)
+        with pytest.raises(Unprocessable, match="output s, row 1"):
+            encode(media_type, Form("rows", INSTANCES), columns | {"s": [None, [float("inf")]]}, 2, signature)
+    with pytest.raises(Unprocessable, match="output y, row 0"):
+        result_object(signature, columns | {"y": [{"k": float("nan")}, 1]}, 0)
 
 
 @pytest.mark.parametrize(
@@ -176,10 +213,13 @@ def test_one_picture_or_file_is_sent_as_such_and_several_are_not(spec: Spec, med
 @pytest.mark.parametrize(
     ("outputs", "offered"),
     [
-        ({"y": Tensor("float32", (2,))}, {"application/json", "text/csv", "application/x-npy", "application/x-npz"}),
-        ({"y": Tensor(), "z": Tensor()}, {"application/json", "text/csv", "application/x-npz"}),
-        ({"y": Tensor("str")}, {"application/json", "text/csv", "text/plain"}),
-        ({"y": Text()}, {"application/json", "text/csv", "text/plain"}),
+        (
+            {"y": Tensor("float32", (2,))},
+            {"application/json", "text/csv", "application/x-npy", "application/x-npz", BINARY},
+        ),
+        ({"y": Tensor(), "z": Tensor()}, {"application/json", "text/csv", "application/x-npz", BINARY}),
+        ({"y": Tensor("str")}, {"application/json", "text/csv", "text/plain", BINARY}),
+        ({"y": Text()}, {"application/json", "text/csv", "text/plain", BINARY}),
         ({"y": Json()}, {"application/json"}),
         ({"y": Image()}, {"image/png", "application/json"}),
         ({"y": File()}, {"application/octet-stream", "application/json"}),

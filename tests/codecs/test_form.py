@@ -132,7 +132,7 @@ def test_urlencoded_fields() -> None:
 def test_uploads_of_one_body_are_bounded_together() -> None:
     body, _ = multipart(*[("picture", f"{i}.png", "image/png", png(10, 10)) for i in range(5)])
     signature = Signature({"picture": Image("L")}, {"y": Json()})
-    with pytest.raises(TooLarge, match="picture: expected at most 1600 bytes of pixels in one body"):
+    with pytest.raises(TooLarge, match=r"picture \(4.png\): expected at most 1600 bytes of pixels in one body"):
         form.decode(body, "frontier", (), signature, Limits(max_array_bytes=1600))
     decoded = form.decode(body, "frontier", (), signature, Limits(max_array_bytes=2000))
     assert decoded.rows == 5

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from cases import png
 from PIL import Image as Pillow
+from PIL import ImageOps
 
 from servekit.codecs import image
 from servekit.codecs.nouns import Limits
-from servekit.errors import InvalidInput, PredictFailed, TooLarge
+from servekit.errors import InvalidInput, PredictFailed, ServeError, TooLarge
 from servekit.signature import Image
 
 LIMITS = Limits()
@@ -143,3 +144,77 @@ def test_encode() -> None:
 def test_what_is_no_picture(pixels: Any) -> None:
     with pytest.raises(PredictFailed, match="'out'"):
         image.encode(pixels, "out")
+
+
+# --- JPEG, by simplejpeg where it is installed: the pixels, refusals and words are Pillow's ---
+
+
+def photo(mode: str, width: int, height: int) -> Any:
+    pixels = np.random.default_rng(width * height).integers(0, 256, (height // 4 + 1, width // 4 + 1, 4), np.uint8)
+    return Pillow.fromarray(pixels).convert("RGB").resize((width, height)).convert(mode)
+
+
+def by_pillow(body: bytes, spec: Image) -> Any:
+    """What Pillow alone makes of a file that needs no turning."""
+    with Pillow.open(io.BytesIO(body)) as picture:
+        converted = picture.convert(spec.mode)
+        size = (spec.width or picture.width, spec.height or picture.height)
+        return np.asarray(
+            converted if converted.size == size else converted.resize(size, Pillow.Resampling.BILINEAR), np.float32
+        )
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (64, 48), (33, 17)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"quality": 20}, {"restart_marker_rows": 1}],
+    ids=str,
+)
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_the_pixels_of_a_jpeg_are_pillows(mode: str, options: dict[str, Any], size: tuple[int, int]) -> None:
+    body = saved(photo(mode, *size), "JPEG", **options)
+    for spec in (Image("L"), Image("RGB"), Image("RGB", 10, 10)):
+        np.testing.assert_array_equal(decoded(body, spec), by_pillow(body, spec))
+
+
+def test_a_jpeg_is_turned_as_its_exif_data_says() -> None:
+    exif = Pillow.Exif()
+    for orientation in range(1, 9):
+        exif[0x0112] = orientation
+        body = saved(photo("RGB", 8, 4), "JPEG", exif=exif)
+        with Pillow.open(io.BytesIO(body)) as picture:
+            expected = np.asarray(ImageOps.exif_transpose(picture), np.float32)
+        np.testing.assert_array_equal(decoded(body, Image("RGB")), expected)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_damaged_jpeg_is_what_pillow_says(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    body = bytearray(saved(photo("RGB", 40, 30), "JPEG", progressive=bool(seed % 2), exif=Pillow.Exif()))
+    if seed % 4 == 0:
+        del body[random.integers(len(body)) :]
+    else:
+        body[random.integers(len(body))] = random.integers(256)
+    outcomes = []
+    # The first as simplejpeg may read it, the second resized and so Pillow's own.
+    for spec in (Image("RGB"), Image("RGB", 30, 40)):
+        try:
+            outcomes.append(decoded(bytes(body), spec).shape)
+        except ServeError as error:
+            outcomes.append((type(error), error.message))
+    refused = [outcome for outcome in outcomes if isinstance(outcome[0], type)]
+    assert len(refused) in (0, 2), outcomes
+    assert len(set(refused)) < 2, outcomes
+    if not refused:
+        np.testing.assert_array_equal(decoded(bytes(body), Image("RGB")), by_pillow(bytes(body), Image("RGB")))
+
+
+def test_a_jpeg_is_bounded_before_it_is_decoded() -> None:
+    body = bytearray(saved(photo("RGB", 16, 16), "JPEG"))
+    at = body.index(b"\xff\xc0") + 5
+    body[at : at + 4] = struct.pack(">HH", 60_000, 60_000)
+    with pytest.raises(TooLarge, match="pixels"):
+        decoded(bytes(body), Image("RGB"))
+    body[at : at + 4] = struct.pack(">HH", 1_000, 1_000)
+    with pytest.raises(TooLarge, match="1000x1000"):
+        decoded(bytes(body), Image("RGB"), Limits(max_image_pixels=999_999))

@@ -53,6 +53,7 @@ def plain(decoded: Decoded) -> dict[str, list[Any]]:
         ('"hello"', {"t": Text()}, None, {"t": ["hello"]}),
         ("7", {"n": Tensor("int64")}, None, {"n": [7]}),
         ('{"free": true}', {"j": Json()}, None, {"j": [{"free": True}]}),
+        (b'\xef\xbb\xbf{"instances": [[1, 2]]}', X, INSTANCES, {"x": [[1, 2]]}),
         ('{"instances": [{"b64": "AAE="}, "AAE="]}', {"f": File()}, INSTANCES, {"f": [b"\0\1", b"\0\1"]}),
         ('{"instances": [[[9]]]}', {"p": Image("L", 1, 1)}, INSTANCES, {"p": [[[9]]]}),
         # Inputs that are called like an envelope.
@@ -62,7 +63,7 @@ def plain(decoded: Decoded) -> dict[str, list[Any]]:
         ('{"instances": [1, 2], "a": 3}', {"instances": Tensor("int64", (2,)), "a": Json()}, None, {"instances": [[1, 2]], "a": [3]}),
     ],
 )  # fmt: skip
-def test_forms(body: str, inputs: dict[str, Spec], envelope: Envelope | None, expected: dict[str, Any]) -> None:
+def test_forms(body: str | bytes, inputs: dict[str, Spec], envelope: Envelope | None, expected: dict[str, Any]) -> None:
     decoded = read(body, inputs)
     assert plain(decoded) == expected
     assert decoded.form.envelope == envelope
@@ -91,6 +92,8 @@ def test_a_list_is_a_json_value_where_no_bare_list_is_meant() -> None:
         ('{"instances": [[1, 1e999]]}', X, "body: expected JSON"),
         ('{"instances": [[1, ' + "9" * 5000 + "]]}", X, "body: expected JSON"),
         ('"\\ud800"', {"t": Text()}, "body: expected JSON"),
+        (b"\xef\xbb\xbf\xef\xbb\xbf{}", X, "body: expected JSON"),
+        (b" \xef\xbb\xbf{}", X, "body: expected JSON"),
         ("[" * 100_000, X, "body: expected JSON"),
         ('{"instances": []}', X, "instances: expected at least 1 row, got 0 rows"),
         ("[]", X, "body: expected at least 1 row, got 0 rows"),

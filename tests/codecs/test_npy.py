@@ -32,6 +32,35 @@ def test_round_trip(array: np.ndarray[Any, Any]) -> None:
     np.testing.assert_array_equal(np.load(io.BytesIO(codec.encode(array))), array)
 
 
+@pytest.mark.parametrize("dtype", ["?", "i1", "u1", "<i2", ">u2", "<i4", "<u8", "f2", "<f4", ">f4", "f8"])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 3), (2, 0, 4)], ids=str)
+def test_the_bytes_are_those_that_numpy_writes(dtype: str, shape: tuple[int, ...]) -> None:
+    array = np.ones(shape, dtype)
+    assert codec.encode(array) == npy(array)
+    assert codec.encode(np.array(array, order="F")) == npy(array)
+
+
+@pytest.mark.parametrize(
+    "shape", ["(3)", "(03,)", "(3, )", "(3,,)", "(+3,)", "3", "[3]", "(3.0,)", "(True,)", "( 3,)", "(1_0,)"]
+)
+def test_heads_that_numpy_does_not_write_are_numpys_to_judge(shape: str) -> None:
+    body = header(f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n", b"\0" * 24)
+    try:
+        expected = np.load(io.BytesIO(body), allow_pickle=False).shape
+    except (ValueError, TypeError):
+        expected = None
+    try:
+        found = codec.decode(body, "x").shape
+    except InvalidInput:
+        found = None
+    assert found == expected
+
+
+def test_a_bool_is_one_or_the_other() -> None:
+    body = npy(np.array([False, True, True]))[:-3] + b"\0\1\x7f"
+    assert codec.decode(body, "x").view(np.uint8).tolist() == [0, 1, 1]
+
+
 def test_the_data_is_not_copied() -> None:
     body = npy(np.arange(1000))
     found = codec.decode(body, "x")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servekit import Tensor
-from servekit.codecs import Limits, decode, encode, packed
+from servekit.codecs import Limits, decode, encode, packed, v2
 from servekit.contract import BARE_LIST, COLUMNS, INSTANCES, Envelope, Infer
 from servekit.errors import ServeError
 from servekit.signature import Image, Json, Signature, Spec
@@ -104,7 +104,7 @@ DECLINED = {
     "long, text": (LONG.replace(b"0.5", b'"0.5"', 1), signature(shape=(400,))),
     "long, overflow": (LONG.replace(b"0.5", b"1e39", 1), signature(shape=(400,))),
     "long, ragged": (LONG.replace(b"0.5, ", b"", 1), signature(shape=(400,))),
-    "long, twice": (LONG[:-1] + b"," + LONG[1:], signature(shape=(400,))),
+    "long, more keys": (LONG[:-1] + b', "more": 1}', signature(shape=(400,))),
     "long, cut": (LONG[:-3], signature(shape=(400,))),
 }
 
@@ -112,6 +112,12 @@ DECLINED = {
 @pytest.mark.parametrize(("body", "declared"), TAKEN.values(), ids=TAKEN)
 def test_taken(body: bytes, declared: Signature) -> None:
     assert check(body, declared)
+
+
+def test_a_key_that_comes_twice() -> None:
+    """RFC 8259 leaves its meaning open: orjson takes the last, simdjson sees both; nobody takes the first."""
+    twice = LONG[:-1].replace(b"0.5", b"0.25") + b"," + LONG[1:]
+    check(twice, signature(shape=(400,)))
 
 
 @pytest.mark.parametrize(("body", "declared"), DECLINED.values(), ids=DECLINED)
@@ -274,3 +280,4 @@ def test_other_types_have_no_reader() -> None:
     for content_type in ("text/csv", "application/json; charset=utf-16", "application/json; charset=nonsense", ""):
         assert packed.reader(call(b"", content_type), JSON, signature(), LIMITS) is None
     assert packed.reader(call(b""), "text/csv", signature(), LIMITS) is None
+    assert packed.reader(call(b"", "application/x-npy"), v2.BINARY, signature(), LIMITS) is None

@@ -133,6 +133,25 @@ def test_pictures_of_one_body_are_bounded_together() -> None:
         column_of([*pictures, pictures[0]], Image("RGBA"), str, three)
 
 
+def test_small_files_of_many_pixels_are_bounded_together() -> None:
+    bomb = base64.b64encode(png(1000, 1000)).decode()
+    limits = Limits(max_body_pixels=3_000_000)
+    assert len(column_of([bomb] * 3, Image("L", 2, 2), str, limits)) == 3
+    with pytest.raises(TooLarge, match="3: expected pictures of at most 3000000 pixels in one body, got more"):
+        column_of([bomb] * 4, Image("L", 2, 2), str, limits)
+
+
+def test_pictures_may_come_as_files_and_as_pixels() -> None:
+    found = column_of([base64.b64encode(png(1, 1, value=9)).decode(), [[7]]], Image("L", 1, 1), str, LIMITS)
+    assert np.asarray(found).tolist() == [[[9]], [[7]]]
+
+
+def test_an_array_of_the_declared_dtype_is_not_copied() -> None:
+    array = np.zeros((3, 2), np.float32)
+    found = array_column(array, Tensor("float32", (2,)), "x", LIMITS)
+    assert np.shares_memory(array, np.asarray(found))
+
+
 @pytest.mark.parametrize(
     ("array", "spec", "shape"),
     [

@@ -5,10 +5,14 @@ from __future__ import annotations
 import random
 import threading
 from bisect import bisect_left
+from typing import get_args
 
 import pytest
 
-from servekit.engine.stats import BYTES, MAX_ROUTES, SECONDS, Stats
+from servekit import errors
+from servekit.engine.policy import Reason
+from servekit.engine.stats import BYTES, MAX_ROUTES, SECONDS, STATUSES, Stats
+from servekit.errors import ServeError
 from servekit.launch.board import STATS_BYTES, Board
 
 
@@ -41,6 +45,15 @@ def test_replies_one_by_one_or_together(count: int) -> None:
     assert found.seconds.counts == expected.seconds.counts
     assert found.seconds.total == pytest.approx(expected.seconds.total)
     assert sum(one.snapshot().routes["/a"].seconds.counts) == 0
+
+
+def test_every_status_of_ours_and_every_reason_has_a_place() -> None:
+    kinds = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, ServeError)]
+    assert {kind.status for kind in kinds} <= set(STATUSES)
+    stats = Stats(["/a"])
+    for reason in get_args(Reason):
+        stats.batch(reason, 1, 0.0, [0.0])
+    assert stats.snapshot().batches == dict.fromkeys(get_args(Reason), 1) | {"other": 0}
 
 
 def test_unknown_routes_and_statuses_share_a_place() -> None:

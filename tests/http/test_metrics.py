@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 from serving import Server, serve
 
-from servekit.engine.stats import Stats
+from servekit.engine.stats import ROWS, SECONDS, Stats
 from servekit.http.metrics import render
 
+DOCS = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 PREDICTORS = Path(__file__).parents[1] / "contract" / "predictors.py"
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
 GOOD = {"instances": [[1, 2, 3, 4]]}
@@ -55,6 +57,14 @@ def test_both_formats_say_the_same() -> None:
     assert media_type.startswith("application/openmetrics-text")
     names = {family.name for family in open_metrics(body.decode())}
     assert {"servekit_requests", "servekit_batch_rows", "servekit_build"} <= names
+
+
+def test_the_documented_buckets_are_those_in_use() -> None:
+    rows = dict(re.findall(r"^[|] (seconds|rows) [|] ([0-9., ]+) [|]$", DOCS.read_text(), re.MULTILINE))
+    assert {name: tuple(map(float, bounds.split(","))) for name, bounds in rows.items()} == {
+        "seconds": SECONDS,
+        "rows": ROWS,
+    }
 
 
 @pytest.fixture(scope="module", params=[[], ["--no-fast-lane"], ["--worker", "gevent"]], ids=str)

@@ -61,9 +61,7 @@ def routes(site: Site) -> tuple[Route, ...]:
 
     return (
         Route(("GET", "POST"), "/ping", lambda _request: Ready(), _render_ping, "health check"),
-        Route(
-            ("POST",), "/invocations", parse_invocation, _render_invocation, "predict", takes_body=True, reads=READS
-        ),
+        Route(("POST",), "/invocations", parse_invocation, _render_invocation, "predict", takes_body=True, reads=READS),
         Route(
             ("GET",), "/execution-parameters", lambda _request: Describe(), render_parameters, "batch transform limits"
         ),

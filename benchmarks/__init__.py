@@ -1,0 +1,1 @@
+"""Benchmarks of servekit and its peers, side by side: `python -m benchmarks`."""
