@@ -1,8 +1,8 @@
 """One virtual environment for each peer, made where it is missing and kept outside the checkout.
 
 A folder `benchmarks/peers/NAME` with a requirements.txt becomes the environment `ENVS/NAME`. It is made again when
-that file, or the interpreter, changes. servekit's own environment holds a wheel of the working tree, built again whenever the
-sources changed.
+that file, or the interpreter, changes. servekit's own environment holds a wheel of the working tree, built again
+whenever the sources changed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def prepare(name: str, directory: Path, *, system_python: bool = False) -> Path:
 
 def packages(bin_directory: Path) -> dict[str, str]:
     """What is installed there: name to version."""
-    script = "import importlib.metadata as m, json; print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"
+    found = "{d.metadata['Name']: d.version for d in m.distributions()}"
+    script = f"import importlib.metadata as m, json; print(json.dumps({found}))"
     done = subprocess.run([bin_directory / "python", "-c", script], capture_output=True, text=True, check=True)
     return dict(sorted(json.loads(done.stdout).items()))
 

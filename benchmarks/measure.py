@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import socket
-import statistics
 import subprocess
-import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -90,46 +86,3 @@ def open_loop(
     figures["goodput_per_s"] = figures["ok"] / duration_s
     figures["pss_grown_mib"] = server.pss_mib() - pss_before
     return figures
-
-
-def cold_start(servekit: Path, model: Path, workers: int) -> float:
-    """Seconds from the start of `servekit run` to the first 200 on /ping."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(servekit), "run", str(model), "--platform", "sagemaker", "--host", "127.0.0.1"]
-    started_s = time.perf_counter()
-    process = subprocess.Popen(
-        [*command, "--port", str(port), "--workers", str(workers)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        while process.poll() is None:
-            try:
-                with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
-                    client.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                    if client.recv(4096).startswith(b"HTTP/1.1 200"):
-                        return time.perf_counter() - started_s
-            except OSError:
-                pass
-            time.sleep(0.002)
-        raise RuntimeError(f"servekit ended with {process.returncode}")
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def main() -> None:
-    """`python -m benchmarks.measure MODEL`: the cold start of the servekit that is on the path of this Python."""
-    servekit = Path(sys.executable).with_name("servekit")
-    for workers in (1, 2):
-        seconds = [cold_start(servekit, Path(sys.argv[1]), workers) for _ in range(15)]
-        print(
-            f"{workers} workers: median {statistics.median(seconds):.3f} s, {min(seconds):.3f} to {max(seconds):.3f} s"
-        )
-
-
-if __name__ == "__main__":
-    main()

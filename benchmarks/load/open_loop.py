@@ -31,12 +31,15 @@ class Connection(asyncio.Protocol):
         self._sent_s = 0.0
         self._bad = False
         self._busy = False
-        self._close = False
         self._parser = httptools.HttpResponseParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._load.open.add(self)
         self._load.free.append(self)
+
+    def close(self) -> None:
+        self._transport.close()
 
     def send(self, due_s: float, *, bad: bool) -> None:
         self._due_s, self._sent_s, self._bad, self._busy = due_s, time.perf_counter(), bad, True
@@ -55,6 +58,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def connection_lost(self, _error: Exception | None) -> None:
+        self._load.open.discard(self)
         if self._busy:
             self._load.broken += 1
         self._load.reconnect(self)
@@ -66,11 +70,12 @@ class Load:
     def __init__(self, host: str, port: int, good: bytes, bad: bytes, bad_share: float) -> None:
         self.host, self.port, self.good, self.bad, self._bad_share = host, port, good, bad, bad_share
         self.free: deque[Connection] = deque()
+        self.open: set[Connection] = set()
         self._waiting: deque[tuple[float, bool]] = deque()
         self._random = random.Random(SEED)
         self.latencies: dict[str, list[float]] = {"good": [], "refused": [], "bad": []}
         self.statuses: Counter[str] = Counter()
-        self.offered = self.offered_bad = self.broken = 0
+        self.offered = self.offered_bad = self.broken = self.unanswered = 0
         self._ending = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -123,6 +128,11 @@ class Load:
         while sum(self.statuses.values()) + self.broken < self.offered and time.perf_counter() < deadline_s:
             await asyncio.sleep(0.01)
         self._ending = True
+        answered = sum(self.statuses.values())
+        self.unanswered = self.offered - answered - self.broken
+        for connection in list(self.open):
+            connection.close()
+        await asyncio.sleep(0.1)
 
 
 def quantiles_ms(latencies: list[float], prefix: str) -> dict[str, float]:
@@ -154,7 +164,7 @@ async def main(options: argparse.Namespace) -> dict[str, object]:
         "offered_bad": load.offered_bad,
         "statuses": dict(load.statuses),
         "broken": load.broken,
-        "unanswered": load.offered - sum(load.statuses.values()) - load.broken,
+        "unanswered": load.unanswered,
         **quantiles_ms(load.latencies["good"], ""),
         **quantiles_ms(load.latencies["refused"], "refused_"),
     }

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib
 import importlib.util
 import re
@@ -193,6 +192,8 @@ def _module_name(path: Path) -> str:
     loaded = sys.modules.get(stem)
     if stem not in sys.stdlib_module_names and (loaded is None or getattr(loaded, "__file__", None) == str(path)):
         return stem
+    import hashlib  # OpenSSL behind it takes a while, and the name is seldom taken
+
     return f"{stem}_{hashlib.sha256(bytes(path)).hexdigest()[:12]}"
 
 
