@@ -119,7 +119,7 @@ def make(directory: Path) -> None:
     }
     bodies["npy.v2-head"] = json.dumps(header).encode()
     bodies["npy.v2-binary"] = bodies["npy.v2-head"] + image.tobytes()
-    expected["npy"] = image.mean(axis=(2, 3))[0].tolist()
+    expected["npy"] = image[:, :, ::16, ::16].mean(axis=(2, 3))[0].tolist()
     file = io.BytesIO()
     Image.fromarray(picture().astype(np.uint8)).save(file, "JPEG", quality=85)
     bodies["jpeg.jpeg"] = file.getvalue()

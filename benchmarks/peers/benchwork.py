@@ -42,7 +42,8 @@ def model() -> Model:
     if WORKLOAD == "echo":
         return lambda rows: rows
     if WORKLOAD == "npy":
-        return lambda images: images.mean(axis=(2, 3), dtype=np.float32)
+        # Of some pixels: the model must not be what is measured.
+        return lambda images: images[:, :, ::16, ::16].mean(axis=(2, 3), dtype=np.float32)
     if WORKLOAD == "jpeg":
         return lambda images: images.mean(axis=(1, 2), dtype=np.float32)
     if WORKLOAD in COSTS:

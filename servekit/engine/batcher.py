@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 
 from servekit.engine import policy
-from servekit.engine.cost import OVERRUN_S, Cost
+from servekit.engine.cost import MAX_INLINE_S, OVERRUN_S, Cost
 from servekit.engine.ticket import Batch, Packed, Piece
 from servekit.errors import DeadlineExceeded, NotReady, Overloaded
 from servekit.predictor import Batching
@@ -30,6 +30,10 @@ MIN_QUEUE_ROWS = 256
 QUEUE_BATCHES = 16
 MAX_RETRY_AFTER_S = 60
 LEARN_ALL = 256
+# A request is let in if it would be answered in time, were every batch this much slower than the usual.
+ADMISSION_MARGIN = 1.1
+# What a row waits for besides the full batches in the queue: the one that runs, and its own.
+BATCHES_AHEAD = 2
 LEARN_ONE_IN = 8
 
 CallSoon = Callable[[Callable[[], None]], object]
@@ -110,7 +114,7 @@ class Batcher:
             if (
                 self._stopping
                 or queued + rows > self.max_queue
-                or piece.arrived_s + (queued // self.max_size + 1) * self._batch_s > piece.deadline_s
+                or piece.arrived_s + (queued // self.max_size + BATCHES_AHEAD) * self._batch_s > piece.deadline_s
             ):
                 self._admit(rows, piece.deadline_s, piece.arrived_s)
             group = self._groups.get(piece.key)
@@ -131,7 +135,7 @@ class Batcher:
                 f"the queue is full ({queued} rows wait, at most {self.max_queue} may)",
                 retry_after_s=self._retry_after_s(queued),
             )
-        wait_s = (queued // self.max_size + 1) * self._batch_s
+        wait_s = (queued // self.max_size + BATCHES_AHEAD) * self._batch_s
         if queued and not policy.meets(deadline_s, now_s=now_s, wait_s=wait_s):
             raise Overloaded(
                 f"the queue is too long ({queued} rows wait, about {wait_s:.1f} s) to answer before the deadline",
@@ -154,7 +158,7 @@ class Batcher:
         """Does the loop look at the queue at the end of this tick?"""
         if self._flush_due:
             return True
-        if self._call_soon is None or not (self._always_inline or self.cost.inline(1)):
+        if self._call_soon is None or not (self._always_inline or self.cost.inline_rows(1)):
             return False
         self._flush_due = True
         self._call_soon(self._flush)
@@ -220,7 +224,7 @@ class Batcher:
             if learns and batch.pieces and not batch.failed:
                 self.cost.learn(batch.rows, seconds)
                 if self.cost.known:
-                    self._batch_s = self.cost.estimate_s(self.max_size) / self.concurrency
+                    self._batch_s = ADMISSION_MARGIN * self.cost.estimate_s(self.max_size) / self.concurrency
             if self._groups and not inline:  # a flush looks at the queue itself
                 self._changed.notify()
 
@@ -231,7 +235,7 @@ class Batcher:
             if self._busy < self.concurrency:
                 decision = self._decide(now_s)
                 if isinstance(decision, policy.Close):
-                    return self._close(decision.key, decision.reason, now_s, expired)
+                    return self._close(decision.key, decision.reason, now_s, expired, self.max_size)
                 if self._stopping:
                     return None
                 until_s = decision.until_s
@@ -249,11 +253,12 @@ class Batcher:
             now_s=now_s,
         )
 
-    def _close(self, key: Hashable, reason: policy.Reason, now_s: float, expired: list[Piece | Packed]) -> Batch:
-        """Make a batch of what waits longest in a group, at most `max_size` rows or what `max_batch_ms` allows."""
+    def _close(
+        self, key: Hashable, reason: policy.Reason, now_s: float, expired: list[Piece | Packed], size: int
+    ) -> Batch:
+        """Make a batch of what waits longest in a group, at most `size` rows or what `max_batch_ms` allows."""
         group = self._groups[key]
         queue = group.pieces
-        size = self.max_size
         if self._max_batch_s != math.inf and self.cost.known:
             size = self.cost.rows_within(self._max_batch_s, size)
         pieces: list[Piece | Packed] = []
@@ -285,23 +290,31 @@ class Batcher:
     # --- on the attached event loop ---
 
     def _flush(self) -> None:
-        """Run what the tick has brought, as long as the model is quick; a thread takes what is not."""
+        """Run what the tick has brought, as long as the model is quick; a thread takes what is not.
+
+        After MAX_INLINE_S the loop goes on, and comes back to the rest in its next tick.
+        """
         self._flush_due = False
+        until_s = self._clock() + MAX_INLINE_S
         while True:
             expired: list[Piece | Packed] = []
             with self._lock:
                 if self._busy >= self.concurrency or not self._groups:
                     return  # whoever is busy looks at the queue again
                 now_s = self._clock()
+                if now_s > until_s:
+                    self._will_flush()
+                    return
                 decision = self._decide(now_s)
                 if isinstance(decision, policy.Wait):
                     return
                 rows = min(self._groups[decision.key].rows, self.max_size)
-                if not (self._always_inline or self.cost.inline(rows)):
+                size = rows if self._always_inline else self.cost.inline_rows(rows)
+                if not size:
                     self._changed.notify()
                     return
-                reason: policy.Reason = "full" if decision.reason == "full" else "tick"
-                batch = self._close(decision.key, reason, now_s, expired)
+                reason: policy.Reason = "full" if size == self.max_size else "tick"
+                batch = self._close(decision.key, reason, now_s, expired, size)
             _expire(expired)
             if batch.pieces:
                 self._run(batch)

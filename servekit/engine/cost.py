@@ -11,6 +11,9 @@ MEMORY = 0.98
 MIN_BATCHES = 8
 # What may run on the event loop: a probe, or anybody's next request, waits no longer than this.
 MAX_INLINE_S = 0.002
+# Part of a queue runs on the loop if smaller batches cost no more than this share, and the part is no smaller.
+MAX_OVERHEAD = 0.1
+MIN_SLICE_ROWS = 8
 # A batch that takes so long should not have been on the loop. A few among a hundred send the model back to its
 # threads, until it has not done it for some hundreds.
 OVERRUN_S = 5 * MAX_INLINE_S
@@ -70,14 +73,18 @@ class Cost:
             return 1
         return max(1, min(max_rows, int((seconds - self.seconds_per_batch) / self.seconds_per_row)))
 
-    def inline(self, rows: int) -> bool:
-        """May a batch of `rows` run on the event loop?
+    def inline_rows(self, rows: int) -> int:
+        """How many of `rows` may run on the event loop in one batch; 0 for none.
 
-        Not before its cost is known, and not after batches there have taken much longer than expected: a model that
-        sometimes waits for something must not make everybody wait.
+        None before the cost is known, and none after batches have taken much longer than expected: a model that
+        sometimes waits for something must not make everybody wait. Fewer than all where a batch costs hardly more
+        than its rows do, so that several small ones are as good as a large one.
         """
-        return (
-            self.batches >= MIN_BATCHES
-            and self.seconds_per_batch + self.seconds_per_row * rows <= MAX_INLINE_S
-            and not self._unsteady
-        )
+        if self.batches < MIN_BATCHES or self._unsteady:
+            return 0
+        if self.seconds_per_batch + self.seconds_per_row * rows <= MAX_INLINE_S:
+            return rows
+        if self.seconds_per_batch > MAX_INLINE_S * MAX_OVERHEAD:
+            return 0
+        size = self.rows_within(MAX_INLINE_S, rows)
+        return size if size >= MIN_SLICE_ROWS else 0

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from servekit.contract import State
 from servekit.errors import ConfigError, LoadFailed, NotReady
-from servekit.launch import logs
+from servekit.launch import logs, memory
 from servekit.launch.board import Board, Phase
 from servekit.launch.gunicorn import BOOT_ERROR, FINISH, Application
 from servekit.launch.settings import Settings
@@ -98,6 +98,7 @@ class WorkerLife:
         """Build the service; a refusal is one line in the log and the exit code that means "does not boot"."""
         settings = self.settings
         logs.configure(settings.log_format, settings.log_level, access_log=settings.access_log)
+        memory.keep_batches()
         module, _, name = self.app.builder.partition(":")
         try:
             build: Callable[[Settings, Board, int], Service] = getattr(importlib.import_module(module), name)

@@ -319,10 +319,10 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once() -> None:
     patient = [Caller(deadline_s=100.0) for _ in range(35)]
     for caller in patient:
         batcher.submit([caller.piece])
-    with pytest.raises(Overloaded, match=r"35 rows wait, about 4.0 s") as refused:
+    with pytest.raises(Overloaded, match=r"35 rows wait, about 5.5 s") as refused:
         batcher.submit([Caller(deadline_s=2.0).piece])
     assert refused.value.retry_after_s == 4
-    batcher.submit([Caller(deadline_s=5.0).piece])
+    batcher.submit([Caller(deadline_s=6.0).piece])
     assert batcher.queued_rows == 36
 
 

@@ -17,10 +17,10 @@ def learned(batches: list[tuple[int, float]]) -> Cost:
 def test_nothing_is_known_before_some_batches() -> None:
     cost = learned([(1, 1e-5)] * (MIN_BATCHES - 1))
     assert not cost.known
-    assert not cost.inline(1)
+    assert not cost.inline_rows(1)
     cost.learn(1, 1e-5)
     assert cost.known
-    assert cost.inline(1)
+    assert cost.inline_rows(1) == 1
 
 
 def test_both_parts_are_found_from_batches_of_different_sizes() -> None:
@@ -57,17 +57,27 @@ def test_rows_that_fit_a_time(limit_s: float, rows: int) -> None:
     assert cost.rows_within(limit_s, 64) in (rows, rows + 1)
 
 
-def test_large_batches_of_a_quick_model_are_too_slow_for_the_loop() -> None:
+def test_a_long_queue_of_a_quick_model_is_run_in_slices() -> None:
     cost = learned([(rows, 1e-4 * rows) for rows in (1, 2, 4, 8) * 5])
-    assert cost.inline(4)
-    assert not cost.inline(int(MAX_INLINE_S / 1e-4) + 1)
+    assert cost.inline_rows(4) == 4
+    assert cost.inline_rows(64) == pytest.approx(MAX_INLINE_S / 1e-4, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("per_batch_s", "per_row_s"),
+    [(0.001, 1e-4), (0.0, MAX_INLINE_S / 4), (MAX_INLINE_S * 2, 0.0)],
+    ids=["costs by the batch", "slow rows", "slow at all"],
+)
+def test_what_would_be_slower_in_slices_is_for_a_thread(per_batch_s: float, per_row_s: float) -> None:
+    cost = learned([(rows, per_batch_s + per_row_s * rows) for rows in (1, 2, 4, 8) * 5])
+    assert cost.inline_rows(64) == 0
 
 
 def test_a_model_that_sometimes_waits_leaves_the_loop() -> None:
     quick = [(1, 1e-5)] * 20
     late = [(1, OVERRUN_S * 2)]
-    assert learned(quick + late + quick).inline(1), "one hiccup of the machine is forgiven"
+    assert learned(quick + late + quick).inline_rows(1), "one hiccup of the machine is forgiven"
     unsteady = quick + late * 3 + quick * 5
     assert learned(unsteady).estimate_s(1) < MAX_INLINE_S
-    assert not learned(unsteady).inline(1)
-    assert learned(unsteady + quick * 15).inline(1), "and tried again in the end"
+    assert not learned(unsteady).inline_rows(1)
+    assert learned(unsteady + quick * 15).inline_rows(1), "and tried again in the end"

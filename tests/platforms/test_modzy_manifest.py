@@ -1,4 +1,4 @@
-"""model.yaml: which file holds what."""
+"""Which file holds what: by model.yaml, and without one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from servekit.contract import InputFile, OutputFile, Site
 from servekit.errors import ConfigError
-from servekit.platforms.modzy.manifest import files_of
+from servekit.platforms.modzy.files import files_of
 from servekit.signature import File, Image, Json, Signature, Spec, Tensor, Text
 
 ONE = Signature({"images": Image()}, {"result": Tensor()})
@@ -104,11 +104,19 @@ def test_sizes(size: str, expected: int) -> None:
             "inputs.images.acceptedMediaTypes: expected a list, got 'image/png'",
         ),
         (
+            "inputs:\n  images: {acceptedMediaTypes: [a/b, 3]}\n",
+            ONE,
+            "images.acceptedMediaTypes.1: expected text, got 3",
+        ),
+        ("inputs:\n  images: {acceptedMediaTypes:}\n", ONE, "images.acceptedMediaTypes: expected a list, got None"),
+        ("outputs:\n  results.json: {mediaType:}\n", ONE, "outputs.results.json.mediaType: expected text, got None"),
+        (
             "inputs:\n  images: {maxSize: big}\n",
             ONE,
             'inputs.images.maxSize: expected a size such as "5M" or "512Mi", got \'big\'',
         ),
         ("inputs:\n  images: {maxSize: true}\n", ONE, "inputs.images.maxSize: expected a size"),
+        (f"inputs:\n  images: {{maxSize: '{'9' * 400}'}}\n", ONE, "inputs.images.maxSize: expected a size"),
         ("inputs:\n  images: {maxSize: -5}\n", ONE, "inputs.images.maxSize: expected a size"),
         ("outputs:\n  results.json: {maxSize: [1]}\n", ONE, "outputs.results.json.maxSize: expected a size"),
         ("outputs:\n  results.json: {mediaType: 3}\n", ONE, "outputs.results.json.mediaType: expected text, got 3"),

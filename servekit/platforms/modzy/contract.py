@@ -13,6 +13,7 @@ from typing import Any
 from servekit.contract import Call, InferFiles, Load, Reply, Request, Route, Site, Stop
 from servekit.errors import InvalidInput, PredictFailed, ServeError, UnsupportedMediaType
 from servekit.platforms._reply import error_headers, json_reply
+from servekit.platforms.modzy.files import files_of
 
 # The words of the reference, which newer Python versions spell differently in part ("Unprocessable Content").
 STATUS_TEXT = {
@@ -41,8 +42,6 @@ PATH = re.compile(r"(?<![\w/.])/(?:[\w.+@%~-]+/)+([\w.+@%~-]+)")
 
 def routes(site: Site) -> tuple[Route, ...]:
     """The routes of every v1 container; model.yaml names the files. Raises ConfigError."""
-    from servekit.platforms.modzy.manifest import files_of
-
     inputs, outputs = files_of(site)
 
     def parse_run(request: Request) -> InferFiles:

@@ -7,67 +7,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from servekit.contract import InputFile, OutputFile, Site
+from servekit.contract import InputFile, OutputFile
 from servekit.errors import ConfigError
-from servekit.signature import File, Image, Signature, Spec, Text
+from servekit.platforms.modzy.files import RESULTS, default_inputs
+from servekit.signature import Signature
 
-RESULTS = "results.json"
-SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(i)?B?", re.IGNORECASE)
 FILENAME = re.compile(r"[^/\x00]{1,255}")
 
 
-def _bytes(size: Any) -> int | None:
-    """`5M` and `512Mi` as bytes."""
-    if size is None:
-        return None
-    found = None if isinstance(size, bool) else SIZE.fullmatch(str(size).strip())
-    if found is None:
-        raise ValueError('a size such as "5M" or "512Mi"')
-    number, prefix, binary = found.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The parts of model.yaml that say how to serve: files by name, not yet matched with inputs and outputs."""
 
-
-def _block(value: Any) -> Any:
-    """A key that nothing follows is null in YAML; it means a block without entries."""
-    return {} if value is None else value
-
-
-Size = Annotated[int | None, BeforeValidator(_bytes)]
-
-
-class _InputFile(BaseModel):
-    model_config = ConfigDict(extra="allow")
-    acceptedMediaTypes: list[str] = Field(default_factory=list)  # noqa: N815 - the file's own key
-    maxSize: Size = None  # noqa: N815 - the file's own key
-
-
-class _OutputFile(BaseModel):
-    model_config = ConfigDict(extra="allow")
-    mediaType: str = "application/json"  # noqa: N815 - the file's own key
-    maxSize: Size = None  # noqa: N815 - the file's own key
-
-
-class Manifest(BaseModel):
-    """The parts of model.yaml that say how to serve; everything else in it is for the platform."""
-
-    model_config = ConfigDict(extra="allow")
-    inputs: Annotated[dict[str, Annotated[_InputFile, BeforeValidator(_block)]], BeforeValidator(_block)] = {}
-    outputs: Annotated[dict[str, Annotated[_OutputFile, BeforeValidator(_block)]], BeforeValidator(_block)] = {}
-
-
-# What a wrong value should have been, by pydantic's word for the mistake.
-EXPECTED = {
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "list_type": "a list",
-    "string_type": "text",
-}
+    inputs: Mapping[str, InputFile]
+    outputs: Mapping[str, OutputFile]
 
 
 class _Loader(yaml.SafeLoader):
@@ -81,12 +41,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def files_of(site: Site) -> tuple[tuple[InputFile, ...], tuple[OutputFile, ...]]:
-    """The input and output files of one item, from model.yaml or by default. Raises ConfigError."""
-    body = site.files.get("model.yaml")
-    manifest = Manifest() if body is None else read(body)
-    inputs = _inputs(manifest, site.signature) if manifest.inputs else default_inputs(site.signature)
-    outputs = _outputs(manifest, site.signature) if manifest.outputs else (OutputFile(RESULTS, None),)
+def declared_files(body: bytes, signature: Signature) -> tuple[tuple[InputFile, ...], tuple[OutputFile, ...]]:
+    """The input and output files of one item, as model.yaml has them. Raises ConfigError."""
+    manifest = read(body)
+    inputs = _inputs(manifest, signature) if manifest.inputs else default_inputs(signature)
+    outputs = _outputs(manifest, signature) if manifest.outputs else (OutputFile(RESULTS, None),)
     return inputs, outputs
 
 
@@ -98,41 +57,80 @@ def read(body: bytes) -> Manifest:
         raise ConfigError(f"model.yaml: expected YAML, got an error: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise ConfigError("model.yaml: expected a mapping with inputs and outputs")
-    try:
-        manifest = Manifest.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        expected = first.get("ctx", {}).get("error") or EXPECTED.get(first["type"], first["msg"])
-        raise ConfigError(f"model.yaml: {where}: expected {expected}, got {_shown(first['input'])}") from error
-    for side, names in (("inputs", list(manifest.inputs)), ("outputs", list(manifest.outputs))):
-        for name in names:
-            if not FILENAME.fullmatch(name) or name in (".", ".."):
-                raise ConfigError(f"model.yaml: {side}: expected file names without a path, got {name!r}")
-        stems = [_stem(name) for name in names]
-        for name, stem in zip(names, stems, strict=True):
-            if stems.count(stem) > 1:
-                raise ConfigError(
-                    f"model.yaml: {side}: expected names that differ by more than their ending, got {name}"
-                )
+    inputs, outputs = _side(document, "inputs"), _side(document, "outputs")
+    manifest = Manifest(
+        {name: _input_file(name, entry) for name, entry in inputs.items()},
+        {name: _output_file(name, entry) for name, entry in outputs.items()},
+    )
+    _check_names("inputs", list(inputs))
+    _check_names("outputs", list(outputs))
     return manifest
 
 
-def default_inputs(signature: Signature) -> tuple[InputFile, ...]:
-    """One file per input: `<name>` for images and files, `<name>.txt` for texts, `<name>.json` otherwise.
-
-    Names of graph inputs may hold slashes; a file name must not. Raises ConfigError when two become alike.
-    """
-    stems = {name: name.replace("/", "_") for name in signature.inputs}
-    if len(set(stems.values())) < len(stems):
-        raise ConfigError(f"inputs: expected names that differ by more than a slash, got {', '.join(stems)}")
-    return tuple(InputFile(stems[name] + _ending(spec), name) for name, spec in signature.inputs.items())
+def _side(document: Mapping[Any, Any], side: str) -> dict[str, Mapping[Any, Any]]:
+    entries = {}
+    for name, entry in _mapping(document.get(side), side).items():
+        where = f"{side}.{_text(name, f'{side}.{name}')}"
+        entries[name] = _mapping(entry, where)
+    return entries
 
 
-def _ending(spec: Spec) -> str:
-    if isinstance(spec, (Image, File)):
-        return ""
-    return ".txt" if isinstance(spec, Text) else ".json"
+def _input_file(name: str, entry: Mapping[Any, Any]) -> InputFile:
+    where = f"inputs.{name}"
+    types = entry.get("acceptedMediaTypes", [])
+    if not isinstance(types, list):
+        raise _wrong(f"{where}.acceptedMediaTypes", "a list", types)
+    media_types = tuple(_text(text, f"{where}.acceptedMediaTypes.{i}") for i, text in enumerate(types))
+    return InputFile(name, None, media_types, _bytes(entry.get("maxSize"), f"{where}.maxSize"))
+
+
+def _output_file(name: str, entry: Mapping[Any, Any]) -> OutputFile:
+    where = f"outputs.{name}"
+    # Read to refuse what is wrong; nothing written is ever cut.
+    _bytes(entry.get("maxSize"), f"{where}.maxSize")
+    if "mediaType" not in entry:
+        return OutputFile(name, None)
+    return OutputFile(name, None, _text(entry["mediaType"], f"{where}.mediaType"))
+
+
+def _check_names(side: str, names: Sequence[str]) -> None:
+    for name in names:
+        if not FILENAME.fullmatch(name) or name in (".", ".."):
+            raise ConfigError(f"model.yaml: {side}: expected file names without a path, got {name!r}")
+    stems = [_stem(name) for name in names]
+    for name, stem in zip(names, stems, strict=True):
+        if stems.count(stem) > 1:
+            raise ConfigError(f"model.yaml: {side}: expected names that differ by more than their ending, got {name}")
+
+
+def _mapping(value: Any, where: str) -> Mapping[Any, Any]:
+    """A key that nothing follows is null in YAML; it means a block without entries."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise _wrong(where, "a mapping", value)
+    return value
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise _wrong(where, "text", value)
+    return value
+
+
+def _bytes(size: Any, where: str) -> int | None:
+    """`5M` and `512Mi` as bytes."""
+    if size is None:
+        return None
+    found = None if isinstance(size, bool) else SIZE.fullmatch(str(size).strip())
+    if found is None:
+        raise _wrong(where, 'a size such as "5M" or "512Mi"', size)
+    number, prefix, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
+
+
+def _wrong(where: str, expected: str, value: Any) -> ConfigError:
+    return ConfigError(f"model.yaml: {where}: expected {expected}, got {_shown(value)}")
 
 
 def _inputs(manifest: Manifest, signature: Signature) -> tuple[InputFile, ...]:
@@ -146,8 +144,7 @@ def _inputs(manifest: Manifest, signature: Signature) -> tuple[InputFile, ...]:
             )
         matched = [None]
     return tuple(
-        InputFile(name, input_name, tuple(manifest.inputs[name].acceptedMediaTypes), manifest.inputs[name].maxSize)
-        for name, input_name in zip(names, matched, strict=True)
+        replace(manifest.inputs[name], input=input_name) for name, input_name in zip(names, matched, strict=True)
     )
 
 
@@ -169,7 +166,7 @@ def _outputs(manifest: Manifest, signature: Signature) -> tuple[OutputFile, ...]
         if name == summary and found is None:
             files.append(OutputFile(name, None))
         else:
-            files.append(OutputFile(name, found or by_order[name], output.mediaType))
+            files.append(replace(output, output=found or by_order[name]))
     return tuple(files)
 
 
