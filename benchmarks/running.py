@@ -20,7 +20,7 @@ from benchmarks.nouns import Place, Server, Target
 
 READY_S = 60.0
 SLOW_READY_S = 180.0
-STOP_GRACE_S = 8.0
+STOP_GRACE_S = 3.0
 MAX_BATCH = 64
 TOLERANCE = 1e-2
 
