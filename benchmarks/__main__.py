@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -33,10 +34,11 @@ CONNECTIONS = {
     "jpeg": (32,),
     "slow": (128,),
 }
-SLOW_PEER_CONNECTIONS = (128,)
+# Peers that take long to start, and limits.
+FEW_CONNECTIONS = {"tiny": (128,), "digits": (128,)}
 # The workloads that the targets compare most closely are repeated most often.
-MAX_REPEATS = {"echo": 1, "jpeg": 1, "slow": 2, "npy": 2}
-OVERLOAD = 5
+MAX_REPEATS = {"echo": 1, "jpeg": 1}
+OVERLOAD, DEADLINE_S = 5, 1.0
 POISON_RATE, POISON_SHARE = 1000, 0.01
 
 
@@ -94,7 +96,12 @@ class Bench:
                 self.say(f"{server.name}, {workload}: {error}")
                 yield None
                 return
-            yield opened
+            try:
+                yield opened
+            except (NotServing, RuntimeError, subprocess.SubprocessError) as error:
+                # One server's failure is a line of the report, not the end of it.
+                self.notes[f"{server.name}, {workload}, {workers} workers"] = f"stopped halfway: {error}"
+                self.say(f"{server.name}, {workload}: {error}")
 
     def add(self, server: Running, load: str, repetition: int, metrics: dict[str, float], wrong: str = "") -> None:
         name = server.server.name
@@ -110,12 +117,11 @@ class Bench:
     def closed(self, workload: str) -> None:
         for repetition in range(min(self.options.repeats, MAX_REPEATS.get(workload, self.options.repeats))):
             for server, workers in self.servers(workload):
-                often = server.role in ("subject", "peer") and not server.slow_start
-                if not often and repetition >= self.options.slow_repeats:
+                if server.role == "control" or (server.slow_start and repetition >= self.options.slow_repeats):
                     continue
                 connections = self.options.connections or CONNECTIONS[workload]
-                if server.slow_start:
-                    connections = SLOW_PEER_CONNECTIONS
+                if server.slow_start or server.role == "limit":
+                    connections = FEW_CONNECTIONS.get(workload, connections)
                 with self.up(server, workload, workers) as opened:
                     if opened is None:
                         continue
@@ -123,13 +129,13 @@ class Bench:
                     for count in connections:
                         metrics, wrong = measure.closed_loop(opened, count, self.options.duration_s)
                         self.add(opened, f"{count} connections", repetition, metrics, wrong)
-                    if server.name == "servekit" and workload == "tiny":
+                    if workload == "tiny" and not server.slow_start and server.role != "variant":
                         metrics, wrong = measure.closed_loop(opened, 128, self.options.duration_s, vary=True)
                         self.add(opened, "128, varied heads", repetition, metrics, wrong)
 
     def rates(self) -> None:
         for server, workers in self.servers("tiny"):
-            if server.role == "limit" or server.slow_start or server.role == "variant" or workers != 2:
+            if server.role not in ("subject", "peer") or server.slow_start or workers != 2:
                 continue
             with self.up(server, "tiny", workers) as opened:
                 if opened is None:
@@ -167,7 +173,7 @@ class Bench:
                 peak, _ = measure.closed_loop(opened, 128, 5)
                 self.add(opened, "peak, 128", 0, peak)
                 rate = OVERLOAD * peak["requests_per_s"]
-                figures = measure.open_loop(self.harness, opened, rate, 8.0, connections=1000)
+                figures = measure.open_loop(self.harness, opened, rate, 8.0, connections=1000, deadline_s=DEADLINE_S)
                 figures["of_peak"] = figures["goodput_per_s"] / peak["requests_per_s"]
                 self.add(opened, f"{OVERLOAD} x peak", 0, figures)
 
@@ -248,8 +254,8 @@ class Bench:
 
 
 def conditions(versions: dict[str, dict[str, str]]) -> dict[str, object]:
-    names = ("servekit", "uvicorn", "gunicorn", "uvloop", "httptools", "numpy", "onnxruntime", "orjson", "pysimdjson")
-    names += ("fastapi", "mosec", "litserve", "bentoml", "mlserver", "ray", "nvidia-pytriton")
+    names = ["servekit", "uvicorn", "gunicorn", "uvloop", "httptools", "numpy", "onnxruntime", "orjson", "pysimdjson"]
+    names += ["fastapi", "mosec", "litserve", "bentoml", "mlserver", "ray", "nvidia-pytriton"]
     found = {name: packages[name] for name in names for packages in versions.values() if name in packages}
     cpu = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
@@ -277,9 +283,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--connections", nargs="+", type=int, metavar="N", help="default: by workload")
     parser.add_argument("--duration-s", type=int, help="of each measurement, default 2")
     parser.add_argument("--repeats", type=int, help="default 3")
-    parser.add_argument(
-        "--slow-repeats", type=int, default=1, help="of limits, variants and peers that take long to start, default 1"
-    )
+    parser.add_argument("--slow-repeats", type=int, default=1, help="of peers that take long to start, default 1")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks", metavar="DIR")
     parser.add_argument("--envs", type=Path, default=environments.default_directory(), metavar="DIR")
     parser.add_argument("--list", action="store_true", help="print the names of peers and workloads")
@@ -303,6 +307,8 @@ def main() -> None:
     if not wrk.installed():
         sys.exit("wrk is not installed: apt-get install wrk, or run scripts/bench")
     processes.adopt_orphans()
+    # As Ctrl-C: the servers are stopped, and what is there is written.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     bench = Bench(options)
     bench.prepare()
     try:

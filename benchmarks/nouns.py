@@ -30,7 +30,6 @@ class Target:
     form: str
     path: str
     content_type: str = "application/json"
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,11 @@ class Server:
 
     folder: of its app, and the name of its environment.
     command: the program and its arguments.
-    targets: by workload; one that is missing is not run, and `left_out` says why.
+    targets: by workload; one that is missing is not run.
     ready: the path of its readiness probe.
-    batches: whether it forms batches out of requests.
-    deadline_s: for the overload workload, what the server was told.
+    role: "subject" is servekit, "variant" servekit with other options, "control" a variant that is only measured in
+        turn with servekit, "limit" serves no model.
+    slow_start: it takes seconds to start, and is measured at fewer connections.
     """
 
     name: str
@@ -56,7 +56,6 @@ class Server:
     role: str = "peer"
     slow_start: bool = False
     system_python: bool = False
-    left_out: str = ""
 
 
 @dataclass(frozen=True)

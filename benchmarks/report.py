@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks.servers import BY_NAME
@@ -15,6 +15,12 @@ TITLES = {
     "npy": "602 KB of npy (3 x 224 x 224 float32), a mean",
     "jpeg": "A JPEG of 224 x 224, a mean",
     "slow": "A model that takes 5 ms and 0.1 ms for each row",
+}
+TEXTS = {
+    "tiny": "In a run with *varied heads* each request has an X-Request-Id of its own; in all others the heads of a "
+    "connection's requests are the same, which a server may remember.",
+    "slow": "A sleep that one call at a time may take, as a GPU would; the model alone is measured with batches of the "
+    "size that the server formed.",
 }
 Document = Mapping[str, Any]
 Key = tuple[str, str, int, str]
@@ -38,7 +44,7 @@ def median(runs: Iterable[Mapping[str, float]], name: str) -> float | None:
 
 def spread(runs: Iterable[Mapping[str, float]], name: str) -> str:
     values = [run[name] for run in runs if name in run]
-    return f"{min(values):,.0f} to {max(values):,.0f}" if len(values) > 1 else ""
+    return f"{min(values):,.0f} to {max(values):,.0f}" if len(values) > 1 else "one run"
 
 
 class Figures:
@@ -152,18 +158,20 @@ def _closed_table(document: Document, workload: str) -> str:
     for key in sorted(groups, key=place):
         _, server, workers, load = key
         runs = groups[key]
-        show: Callable[[str, int], str] = lambda name, digits, runs=runs: (  # noqa: E731
-            "" if (value := median(runs, name)) is None else f"{value:,.{digits}f}"
-        )
         own = figures.get(workload, "servekit", load, "requests_per_s")
         here = median(runs, "requests_per_s")
         ratio = f"{own / here:.2f}x" if own and here and server != "servekit" else ""
         lines.append(
-            f"| {BY_NAME[server].title} | {workers} | {load} | {show('requests_per_s', 0)} | "
-            f"{spread(runs, 'requests_per_s')} | {show('p50_ms', 2)} | {show('p99_ms', 2)} | "
-            f"{show('cpu_s_per_1000', 4)} | {show('pss_mib', 0)} | {ratio} |"
+            f"| {BY_NAME[server].title} | {workers} | {load} | {_cell(runs, 'requests_per_s', 0)} | "
+            f"{spread(runs, 'requests_per_s')} | {_cell(runs, 'p50_ms', 2)} | {_cell(runs, 'p99_ms', 2)} | "
+            f"{_cell(runs, 'cpu_s_per_1000', 4)} | {_cell(runs, 'pss_mib', 0)} | {ratio} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _cell(runs: Iterable[Mapping[str, float]], name: str, digits: int) -> str:
+    value = median(runs, name)
+    return "" if value is None else f"{value:,.{digits}f}"
 
 
 def _number(load: str) -> int:
@@ -178,10 +186,7 @@ def _plain_table(document: Document, workload: str, columns: Mapping[str, tuple[
     ]
     for (found, server, workers, load), runs in grouped(document).items():
         if found == workload and runs and any(name in run for run in runs for name, _ in columns.values()):
-            cells = [
-                "" if (value := median(runs, name)) is None else f"{value:,.{digits}f}"
-                for name, digits in columns.values()
-            ]
+            cells = [_cell(runs, name, digits) for name, digits in columns.values()]
             lines.append(f"| {BY_NAME[server].title} | {workers} | {load} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -202,7 +207,11 @@ def markdown(document: Document) -> str:
     ]
     for workload, title in TITLES.items():
         if workload in workloads:
-            parts.append(f"## {title}\n\n" + _closed_table(document, workload))
+            parts += [
+                f"## {title}",
+                *([TEXTS[workload]] if workload in TEXTS else []),
+                _closed_table(document, workload),
+            ]
             if workload == "slow":
                 columns = {"rows in a batch": ("batch_rows", 1), "of the model alone": ("of_model", 3)}
                 columns["p99 in batch times"] = ("p99_batches", 2)
@@ -217,10 +226,11 @@ def markdown(document: Document) -> str:
         (
             "overload",
             "Five times what the model can do",
-            "A model of 20 ms and 1 ms for each row; requests arrive at a fixed rate. servekit was told that a request "
-            "may take 1 s.",
+            "A model of 20 ms and 1 ms for each row; requests arrive at a fixed rate for 8 s. Goodput: answered 200 "
+            "within 1 s of the time at which the request was due, while the load lasts. servekit was told that a "
+            "request may take 1 s.",
             {
-                "answered/s": ("goodput_per_s", 0),
+                "goodput/s": ("goodput_per_s", 0),
                 "of peak": ("of_peak", 3),
                 "p99 ms": ("p99_ms", 0),
                 "refused": ("refused", 0),

@@ -60,14 +60,14 @@ class Running:
     def pss_mib(self) -> float:
         return processes.pss_mib(processes.tree(self.pid))
 
-    def mean_batch_rows(self) -> float:
-        """Rows in a call of the model, by the model's own count; 0 when it does not count."""
+    def batches(self) -> tuple[int, int]:
+        """Calls of the model so far, and rows in them, by the model's own count; zeros when it does not count."""
         calls = rows = 0
         for file in self.counts.iterdir():
             content = file.read_bytes()
             calls += int.from_bytes(content[:8], "little")
             rows += int.from_bytes(content[8:16], "little")
-        return rows / calls if calls else 0.0
+        return calls, rows
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def running(server: Server, bin_directory: Path, workload: str, workers: int, fi
                 yielded = Running(
                     server, workload, workers, ports[0], process.pid, fixtures, counts, time.perf_counter() - started_s
                 )
-                check(yielded)
+                answer(yielded)
                 yield yielded
             except NotServing as error:
                 log.seek(0)
@@ -112,11 +112,11 @@ def running(server: Server, bin_directory: Path, workload: str, workers: int, fi
                 processes.stop(process.pid, STOP_GRACE_S)
 
 
-def check(server: Running) -> None:
-    """Send the body once and hold the numbers of the reply against what the model gives. Raises NotServing."""
-    if server.server.role == "limit":
-        return
-    expected = json.loads((server.fixtures / "expected.json").read_text()).get(server.workload)
+def answer(server: Running) -> int:
+    """Send the body once and hold the numbers of the reply against what the model gives.
+
+    Returns the size of the whole reply in bytes, head and body. Raises NotServing when it is not right.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     try:
         connection.request(
@@ -124,19 +124,37 @@ def check(server: Running) -> None:
         )
         reply = connection.getresponse()
         text = reply.read()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise NotServing(f"no reply: {error}") from error
     finally:
         connection.close()
     if reply.status != 200:
         raise NotServing(f"answered {reply.status}: {text[:200]!r}")
-    if expected is not None:
+    if server.server.role != "limit":
+        expected = json.loads((server.fixtures / "expected.json").read_text()).get(server.workload)
+        if (wrong := wrong_numbers(text, expected)) is not None:
+            raise NotServing(wrong)
+    return reply_bytes(reply.reason, reply.getheaders(), text)
+
+
+def reply_bytes(reason: str, headers: list[tuple[str, str]], body: bytes) -> int:
+    """What such a reply takes on the wire; a chunked one takes a few bytes more."""
+    head = len("HTTP/1.1 200 ") + len(reason) + sum(len(name) + len(value) + 4 for name, value in headers)
+    return head + len("\r\n" * 2) + len(body)
+
+
+def wrong_numbers(text: bytes, expected: list[float] | None) -> str | None:
+    """What is wrong with a reply of JSON, None when nothing is."""
+    try:
         found = numbers(json.loads(text))
-        wrong = len(found) < len(expected) or any(
-            abs(a - b) > TOLERANCE * max(1.0, abs(b)) for a, b in zip(found[-len(expected) :], expected, strict=True)
-        )
-        if wrong:
-            raise NotServing(f"wrong numbers: {found[:10]}, expected {expected[:10]}")
+    except ValueError:
+        return f"not JSON: {text[:200]!r}"
+    if expected is None:
+        return None
+    wrong = len(found) < len(expected) or any(
+        abs(a - b) > TOLERANCE * max(1.0, abs(b)) for a, b in zip(found[-len(expected) :], expected, strict=True)
+    )
+    return f"wrong numbers: {found[:10]}, expected {expected[:10]}" if wrong else None
 
 
 def numbers(document: object) -> list[float]:
@@ -161,8 +179,8 @@ def _wait(server: Server, port: int, process: subprocess.Popen[bytes]) -> None:
             connection.request("GET", server.ready)
             if connection.getresponse().status == 200:
                 return
-        except OSError:
-            pass
+        except (OSError, http.client.HTTPException):
+            pass  # not listening yet
         finally:
             connection.close()
         time.sleep(0.02)

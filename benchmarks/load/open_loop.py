@@ -2,7 +2,8 @@
 
 A closed loop waits for the server and so hides its queue. Here each request has a time at which it is due; its latency
 counts from then, also when no connection was free. Runs in the harness's environment (uvloop, httptools). Prints one
-JSON object.
+JSON object; its `in_time` counts the 200s that came within the deadline and before the last request was due, since
+what is answered after the load has ended says nothing about what can be borne.
 """
 
 from __future__ import annotations
@@ -67,15 +68,17 @@ class Connection(asyncio.Protocol):
 class Load:
     """All connections, the schedule, and what came back."""
 
-    def __init__(self, host: str, port: int, good: bytes, bad: bytes, bad_share: float) -> None:
+    def __init__(self, host: str, port: int, good: bytes, bad: bytes, bad_share: float, deadline_s: float) -> None:
         self.host, self.port, self.good, self.bad, self._bad_share = host, port, good, bad, bad_share
+        self._deadline_s = deadline_s
+        self._sending = True
         self.free: deque[Connection] = deque()
         self.open: set[Connection] = set()
         self._waiting: deque[tuple[float, bool]] = deque()
         self._random = random.Random(SEED)
         self.latencies: dict[str, list[float]] = {"good": [], "refused": [], "bad": []}
         self.statuses: Counter[str] = Counter()
-        self.offered = self.offered_bad = self.broken = self.unanswered = 0
+        self.offered = self.offered_bad = self.broken = self.unanswered = self.in_time = 0
         self._ending = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -96,6 +99,7 @@ class Load:
             self.latencies["bad"].append(latency_s)
         elif status == 200:
             self.latencies["good"].append(latency_s)
+            self.in_time += self._sending and latency_s <= self._deadline_s
         else:
             self.latencies["refused"].append(service_s)
 
@@ -124,8 +128,9 @@ class Load:
                 self.due(start_s + number / rate)
                 number += 1
             await asyncio.sleep(0.0005)
-        deadline_s = time.perf_counter() + DRAIN_S
-        while sum(self.statuses.values()) + self.broken < self.offered and time.perf_counter() < deadline_s:
+        self._sending = False
+        give_up_s = time.perf_counter() + DRAIN_S
+        while sum(self.statuses.values()) + self.broken < self.offered and time.perf_counter() < give_up_s:
             await asyncio.sleep(0.01)
         self._ending = True
         answered = sum(self.statuses.values())
@@ -154,7 +159,7 @@ def message(host: str, path: str, body: bytes, content_type: str) -> bytes:
 async def main(options: argparse.Namespace) -> dict[str, object]:
     good = message(options.host, options.path, options.body.read_bytes(), options.content_type)
     bad = message(options.host, options.path, options.bad.read_bytes(), options.content_type) if options.bad else good
-    load = Load(options.host, options.port, good, bad, options.bad_share)
+    load = Load(options.host, options.port, good, bad, options.bad_share, options.deadline_s)
     await asyncio.gather(*(load.connect() for _ in range(options.connections)))
     await load.run(options.rate, options.duration_s)
     return {
@@ -163,6 +168,7 @@ async def main(options: argparse.Namespace) -> dict[str, object]:
         "offered": load.offered,
         "offered_bad": load.offered_bad,
         "statuses": dict(load.statuses),
+        "in_time": load.in_time,
         "broken": load.broken,
         "unanswered": load.unanswered,
         **quantiles_ms(load.latencies["good"], ""),
@@ -182,6 +188,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=float, required=True, help="requests per second")
     parser.add_argument("--duration-s", type=float, default=5.0)
     parser.add_argument("--connections", type=int, default=128)
+    parser.add_argument("--deadline-s", type=float, default=float("inf"), help="for in_time")
     return parser
 
 

@@ -96,6 +96,11 @@ class Batcher:
             self._loop_thread = threading.get_ident()
             self._call_soon = call_soon
 
+    def leave_loop(self) -> bool:
+        """From `run`: never run on the event loop again. Is this thread the loop's?"""
+        self._call_soon = None
+        return threading.get_ident() == self._loop_thread
+
     def submit(self, pieces: Sequence[Piece]) -> None:
         """Queue all pieces of one request, or none. Raises Overloaded, NotReady."""
         with self._lock:
@@ -310,7 +315,7 @@ class Batcher:
                     return
                 rows = min(self._groups[decision.key].rows, self.max_size)
                 size = rows if self._always_inline else self.cost.inline_rows(rows)
-                if not size:
+                if not size or self._call_soon is None:
                     self._changed.notify()
                     return
                 reason: policy.Reason = "full" if size == self.max_size else "tick"

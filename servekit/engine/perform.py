@@ -7,6 +7,7 @@ the value of the call, or raises the ServeError to answer with.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
@@ -50,6 +51,8 @@ Done = Callable[[Thunk], None]
 # Below this a body is decoded where it arrives: handing it to a thread costs more than parsing it.
 INLINE_BODY_BYTES = 64 * 1024
 MAX_NEGOTIATED = 64
+# What asyncio, and uvloop, say to who starts a loop where one runs.
+LOOP_IS_RUNNING = "running event loop"
 
 
 class Fleet(Protocol):
@@ -266,6 +269,13 @@ class Performer:
         try:
             columns = self.model.predict(batch)
         except USER_ERRORS as error:
+            if isinstance(error, RuntimeError) and LOOP_IS_RUNNING in str(error) and self.batcher.leave_loop():
+                # It runs an event loop of its own, and cannot do that on ours. This batch waits for a thread, once.
+                logger.info("predict needs a thread of its own: %s", error)
+                thread = threading.Thread(target=self._run, args=(batch,), name="servekit-predict-once")
+                thread.start()
+                thread.join()
+                return
             # A predictor may raise anything; it is logged where it is answered.
             for half in self._failed(batch, error):
                 self._run(half)

@@ -75,6 +75,18 @@ class _NeverWaited:
         return
 
 
+class _Answered:
+    """Stands where uvicorn keeps a request's cycle, when the last one has been answered in here."""
+
+    message_event = _NeverWaited()
+    response_started = response_complete = True
+    keep_alive = True
+    disconnected = False
+
+
+ANSWERED = _Answered()
+
+
 class Job(Packed):
     """One request in the fast lane, in place of uvicorn's cycle."""
 
@@ -225,7 +237,11 @@ class Lane:
             if lines:
                 lines -= 1
                 log.access(job.request(), short.shortcut.status, seconds[-1], len(body))
-            connection.ended(job, now_s)
+            cycle: Any = connection.cycle
+            if job.keep_alive and cycle is job:
+                connection.idle(now_s)
+            else:
+                connection.ended(job, now_s)
         self._count(of, seconds)
 
     def _count(self, short: Short | None, seconds: list[float]) -> None:
@@ -296,7 +312,12 @@ class FastLane(LimitedProtocol):
         if self._at_boundary:
             end = data.find(END_OF_HEAD) + 4
             head = self._heads.get(data[:end])
-            if head is not None and self._job is None and self._free():
+            if (
+                head is not None
+                and self._job is None
+                and not self._refused
+                and (self.cycle is None or self.cycle.response_complete)
+            ):
                 left = head.length - len(data) + end
                 if left >= 0:
                     if self._head_timer is not None or self.timeout_keep_alive_task is not None:
@@ -305,7 +326,8 @@ class FastLane(LimitedProtocol):
                     job = Job(self, head, [data[end:]])
                     self._job = self.cycle = job  # type: ignore[assignment]
                     if left == 0:
-                        self._begin(job)
+                        if head.short is None or not self.lane.take(job, head.short, job.received):
+                            self._general(job)
                     else:
                         self._at_boundary = self._in_head = False
                         self._reading = job
@@ -516,16 +538,23 @@ class FastLane(LimitedProtocol):
         return b"%b%b%b\r\n%b" % (STATUS_LINE[reply.status], self.lane.defaults(self), text, reply.body)
 
     def ended(self, job: Job, now_s: float) -> None:
-        """The reply is written: make short for the next request of this connection."""
+        """The reply is written: make ready for the next request of this connection."""
         job.response_complete = True
-        # It stays the connection's `cycle` until the next one: an idle connection must not hold a body.
-        job.received, job.parts, job.body, job.exchange = [], (), None, None
-        self._job = None
-        self._idle_since_s = now_s
+        cycle: Any = self.cycle
+        if cycle is job:
+            self.idle(now_s)
+        else:
+            self._job = None
         if not job.keep_alive:
             self.transport.close()
         elif self.pipeline:
             self.on_response_complete()
+
+    def idle(self, now_s: float) -> None:
+        """Nothing is under way. The last request is not kept: it holds a body, and the connection may stay for long."""
+        self._job = None
+        self.cycle = ANSWERED  # type: ignore[assignment]
+        self._idle_since_s = now_s
 
     def _too_large(self, job: Job, came: str) -> None:
         """Answer at once, read and drop the rest for a while, and close."""

@@ -7,10 +7,11 @@ client sends is read and dropped for a moment, so that the answer is not lost to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from servekit.contract import Reply
@@ -31,6 +32,22 @@ class HeadLimits:
     draining: Callable[[], bool]
 
 
+class _Flow(FlowControl):
+    """Reads nothing new while whole requests wait for their turn.
+
+    uvicorn reads on for every reply and every `receive`; a client that sends faster than it reads would fill the
+    memory.
+    """
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Collection[Any]) -> None:
+        super().__init__(transport)
+        self._waiting = pipeline
+
+    def resume_reading(self) -> None:
+        if not self._waiting:
+            super().resume_reading()
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """One connection. Bind `limits` with functools.partial; uvicorn passes the rest."""
 
@@ -49,6 +66,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

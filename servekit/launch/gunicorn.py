@@ -34,6 +34,8 @@ POLL_S = 0.05
 WATCH_S = 0.25
 BACKLOG = 2048
 HEARTBEAT_TIMEOUT_S = 60
+# gunicorn imports the class before it forks, and with it what every worker needs (numpy, uvicorn, the engine): N
+# workers pay for that once, and share its memory. The model, its runtime and the user's code are each worker's own.
 WORKERS = {
     "uvicorn": "servekit.launch.uvicorn_worker.UvicornWorker",
     "gevent": "servekit.launch.gevent_worker.GeventWorker",

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import processes, report
+from benchmarks import measure, processes, report
 from benchmarks.load import open_loop, wrk
-from benchmarks.running import numbers
+from benchmarks.running import numbers, reply_bytes, wrong_numbers
 from benchmarks.servers import BY_NAME, CORE, SERVERS
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +51,35 @@ def test_every_peer_of_the_issue_is_there_and_can_be_installed() -> None:
 )
 def test_answers_of_all_forms(document: Any, expected: list[float]) -> None:
     assert numbers(document) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "expected", "why"),
+    [
+        (b'{"predictions": [[1.0, 2.0]]}', [1.0, 2.0], None),
+        (b'{"predictions": [[1.0, 2.001]]}', [1.0, 2.0], None),
+        (b'{"predictions": [[1.0, 2.5]]}', [1.0, 2.0], "wrong numbers"),
+        (b'{"predictions": [[1.0]]}', [1.0, 2.0], "wrong numbers"),
+        (b"<html>", [1.0], "not JSON"),
+        (b'{"predictions": [[7.0]]}', None, None),
+    ],
+)
+def test_a_wrong_answer_is_found_out(body: bytes, expected: list[float] | None, why: str | None) -> None:
+    found = wrong_numbers(body, expected)
+    assert found is None if why is None else found is not None and why in found
+
+
+def test_replies_under_load_have_the_size_of_the_one_that_was_checked() -> None:
+    raw = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+    headers = [("Content-Type", "application/json"), ("Content-Length", "2")]
+    assert reply_bytes("OK", headers, b"{}") == len(raw)
+    assert measure.wrong_size(203.0, 200.0) == ""
+    assert measure.wrong_size(100.0, 200.0) == "replies of 100 bytes, expected 200"
+
+
+def test_the_model_alone_takes_what_a_batch_costs() -> None:
+    call_s, row_s = measure.COSTS_S["slow"]
+    assert measure.alone_s("slow", 10) >= call_s + 10 * row_s
 
 
 def run(server: str, workers: int, rate: float, wrong: str = "", **more: float) -> dict[str, Any]:
@@ -138,15 +167,21 @@ class Canned(asyncio.Protocol):
             asyncio.get_running_loop().call_later(0.01, self._transport.write, reply)  # type: ignore[attr-defined]
 
 
-def test_the_open_loop_sends_what_is_due_and_counts_what_comes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("deadline_s", "some_in_time"), [("60", True), ("0.005", False)])
+def test_the_open_loop_sends_what_is_due_and_counts_what_comes(
+    deadline_s: str, some_in_time: bool, tmp_path: Path
+) -> None:
     body = tmp_path / "body"
     body.write_bytes(b"{}")
+
+    Canned.count = 0
 
     async def main() -> dict[str, Any]:
         server = await asyncio.get_running_loop().create_server(Canned, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         options = ["--port", str(port), "--path", "/", "--body", str(body), "--rate", "300"]
         options += ["--duration-s", "1", "--connections", "8", "--bad", str(body), "--bad-share", "0.1"]
+        options += ["--deadline-s", deadline_s]
         arguments: argparse.Namespace = open_loop.arguments().parse_args(options)
         try:
             return await open_loop.main(arguments)
@@ -161,6 +196,8 @@ def test_the_open_loop_sends_what_is_due_and_counts_what_comes(tmp_path: Path) -
     assert found["offered_bad"] == statuses.get("bad 200", 0) + statuses.get("bad 503", 0) > 0
     assert statuses["503"] + statuses.get("bad 503", 0) == 100
     assert found["p50_ms"] >= 10
+    assert 0 <= found["in_time"] <= statuses["200"]
+    assert bool(found["in_time"]) is some_in_time, "each answer takes 10 ms"
     assert found["unanswered"] == found["broken"] == 0
 
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import cold_start
 
 ROOT = Path(__file__).parents[2]
-# Answers 503 twice, as a server does whose model is loading, then 200; leaves a note when it was told to end.
+# Answers 503 twice, as a server does whose model is loading, then 200; notes what it was asked.
 SERVER = """
 import http.server, signal, sys
 port, note = sys.argv[1:]
@@ -19,11 +19,11 @@ statuses = [503, 503]
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        with open(note, "a") as file:
+            file.write(self.path + " ")
         self.send_response(statuses.pop() if statuses else 200)
         self.send_header("Content-Length", "0")
         self.end_headers()
-        with open(note, "a") as file:
-            file.write(self.path + " ")
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 http.server.HTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()

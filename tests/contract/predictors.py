@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any, ClassVar
 
@@ -115,3 +116,17 @@ class Slow(Predictor):
     def predict(self, seconds: Any) -> Any:
         time.sleep(float(seconds[0]))
         return seconds
+
+
+class OwnLoop(Predictor):
+    """Quick, and runs an event loop of its own for each batch."""
+
+    inputs: ClassVar = {"x": Tensor("float32", (4,))}
+    outputs: ClassVar = {"total": Tensor("float32", ())}
+
+    def predict(self, x: Any) -> Any:
+        async def total() -> Any:
+            await asyncio.sleep(0)
+            return x.sum(axis=1)
+
+        return asyncio.run(total())

@@ -259,7 +259,8 @@ def test_a_slow_reader_holds_up_nobody_and_fills_no_memory() -> None:
             left = left[count:]
             sent += count
             stalled_since = time.monotonic()
-            assert sent < 400 * len(message), "the server went on reading"
+            # The kernel's buffers alone may hold some 30 MB of it.
+            assert sent < 3000 * len(message), "the server went on reading"
         assert converse(server, [LAST])[0].startswith(b"HTTP/1.1 200")
 
 
@@ -326,3 +327,17 @@ def test_what_still_runs_when_the_time_is_over_is_told_so() -> None:
         assert b"connection: close" in reply
         assert b"stopped before this request was answered" in reply
         assert server.wait(10) == 0
+
+
+def test_a_predictor_with_an_event_loop_of_its_own_is_left_to_its_thread() -> None:
+    """It is quick enough for our loop, but cannot run there; no request may notice."""
+    with (
+        serve(f"{PREDICTORS}:OwnLoop", "--workers", "1", platform="sagemaker") as server,
+        closing(socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT_S)) as client,
+    ):
+        talk = Talk(client)
+        for _ in range(300):
+            client.sendall(SAME)
+            reply = talk.reply()
+            assert reply.startswith(b"HTTP/1.1 200"), reply
+            assert reply.endswith(b'{"predictions":[10.0]}')
