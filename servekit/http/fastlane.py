@@ -3,8 +3,8 @@
 Everything else (unknown paths, HEAD, pipelined requests, upgrades, the schema) goes on to uvicorn's own protocol and
 the ASGI door; both give the same bytes. Two shortcuts make it fast:
 
-- The head of a request that was parsed once, and comes again byte for byte, is known: what the parser made of it is
-  looked up. Whatever is not the same is parsed.
+- A head like one that was parsed before is known (`http.heads`): what the parser made of that one is looked up.
+  Whatever is not alike is parsed.
 - A body of packed numbers (`codecs.packed`) becomes a row of the batch that runs at the end of this tick of the event
   loop, and all replies of a batch are written at once.
 
@@ -18,54 +18,25 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from servekit.codecs.packed import Unusual
 from servekit.contract import Reply, Request
-from servekit.dispatch import Dispatcher, Exchange, Shortcut, body_too_large
+from servekit.dispatch import Dispatcher, Exchange, body_too_large
 from servekit.engine.ticket import Packed
 from servekit.errors import DeadlineExceeded, ServeError
+from servekit.http.heads import END_OF_HEAD, MAX_HEAD_BYTES, Head, Header, Heads, Short, headers_of
 from servekit.http.protocol import LINGER_S, LimitedProtocol
 
 logger = logging.getLogger("servekit.request")
 
-# Heads and shortcuts that are remembered; beyond that all are forgotten and learned anew.
-MAX_KNOWN = 1024
-MAX_KNOWN_HEAD_BYTES = 2048
-END_OF_HEAD = b"\r\n\r\n"
+# Shortcuts that are remembered; beyond that all are forgotten and learned anew.
+MAX_SHORTCUTS = 1024
 CLOSE = b"\r\nconnection: close\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 MAX_SWEEP_S = 0.25
-
-Header = tuple[bytes, bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Short:
-    """A `Shortcut`, and the bytes of its replies around length, id and body."""
-
-    shortcut: Shortcut
-    status_line: bytes
-    tail: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A request's head, parsed. length: of the body, -1 when it is not known beforehand.
-
-    request_id: b"" for a new one each time. short: None when its requests take the general path.
-    """
-
-    method: str
-    path: str
-    query: str
-    headers: Sequence[Header]
-    request_id: bytes
-    length: int
-    short: Short | None
 
 
 class _NeverWaited:
@@ -98,12 +69,16 @@ class Job(Packed):
     exchange: Exchange | None = None
     timer: asyncio.TimerHandle | None = None
 
-    def __init__(self, connection: FastLane, head: Head, body: list[bytes] | None = None) -> None:
+    def __init__(
+        self, connection: FastLane, head: Head, request_id: bytes, body: list[bytes] | None = None, raw: bytes = b""
+    ) -> None:
+        """raw: the head itself, where `head` is only like it."""
         self.connection = connection
         self.head = head
+        self.raw = raw
         # As it came, in parts.
         self.received: list[bytes] = body or []
-        self.id = head.request_id or connection.lane.new_id()
+        self.id = request_id or connection.lane.new_id()
 
     @property
     def request_id(self) -> str:
@@ -113,7 +88,8 @@ class Job(Packed):
         head = self.head
         parts = self.received
         body = parts[0] if len(parts) == 1 else b"".join(parts)
-        return Request(head.method, head.path, head.query, head.headers, body, self.request_id, self.connection.peer)
+        headers = headers_of(self.raw) if self.raw else head.headers
+        return Request(head.method, head.path, head.query, headers, body, self.request_id, self.connection.peer)
 
     def answered(self, pieces: Sequence[Any]) -> None:
         self.connection.lane.answered(pieces)
@@ -129,18 +105,19 @@ class Lane:
         *,
         draining: Callable[[], bool],
         keep_alive_s: float,
+        max_header_bytes: int,
     ) -> None:
         self.dispatcher = dispatcher
         self.loop = loop
         self.draining = draining
         self.keep_alive_s = keep_alive_s
         self.connections: set[FastLane] = set()
-        self.heads: dict[bytes, Head] = {}
         self.paths = {path.encode("ascii"): path for path in dispatcher.paths if path.isascii() and "%" not in path}
         self._shortcuts: dict[tuple[Any, ...], Short | None] = {}
         self._reads: frozenset[bytes] = frozenset().union(
             *(route.reads or () for mount in dispatcher.mounted for route in mount.routes)
         )
+        self.heads = Heads(self._reads | dispatcher.general_headers, max_header_bytes)
         self._id_prefix = dispatcher.id_prefix.encode("ascii")
         self._id_number = dispatcher.id_number
         self._put = dispatcher.performer.batcher.put
@@ -178,8 +155,10 @@ class Lane:
                 lines.insert(0, (b"content-type", found.media_type.encode("latin-1")))
             tail = b"".join(b"\r\n%b: %b" % line for line in lines)
             short = Short(found, STATUS_LINE[found.status], tail)
-        if sum(len(value) for _, value in read) + len(target) <= MAX_KNOWN_HEAD_BYTES:
-            _remember(self._shortcuts, key, short)
+        if sum(len(value) for _, value in read) + len(target) <= MAX_HEAD_BYTES:
+            if len(self._shortcuts) >= MAX_SHORTCUTS:
+                self._shortcuts.clear()
+            self._shortcuts[key] = short
         return short
 
     def take(self, job: Job, short: Short, parts: Sequence[bytes]) -> bool:
@@ -262,6 +241,7 @@ class Lane:
     def _sweep(self) -> None:
         """One timer for all connections, instead of several for every request."""
         now_s, clock_s = self.loop.time(), self.dispatcher.clock()
+        self.heads.sweep()
         for connection in list(self.connections):
             connection.check(now_s, clock_s)
         self.loop.call_later(self._sweep_s, self._sweep)
@@ -280,6 +260,8 @@ class FastLane(LimitedProtocol):
         self.lane = lane
         self.peer = ""
         self._heads = lane.heads
+        self._known = lane.heads.exact
+        self._max_body_bytes = lane.dispatcher.max_body_bytes
         # Between two messages: what comes next is the start of a request line.
         self._at_boundary = True
         self._job: Job | None = None
@@ -311,19 +293,26 @@ class FastLane(LimitedProtocol):
     def data_received(self, data: bytes) -> None:
         if self._at_boundary:
             end = data.find(END_OF_HEAD) + 4
-            head = self._heads.get(data[:end])
+            head = self._known.get(data[:end])
+            if head is not None:
+                length, request_id, raw = head.length, head.request_id, b""
+            elif (found := self._heads.alike(data)) is not None:
+                pattern, match = found
+                end = match.end()
+                head, raw, length = pattern.head, data[:end], int(match[pattern.length_group])
+                request_id = match[pattern.id_group] if pattern.id_group else b""
             if (
                 head is not None
                 and self._job is None
                 and not self._refused
                 and (self.cycle is None or self.cycle.response_complete)
             ):
-                left = head.length - len(data) + end
-                if left >= 0:
+                left = length - len(data) + end
+                if left >= 0 and length <= self._max_body_bytes:
                     if self._head_timer is not None or self.timeout_keep_alive_task is not None:
                         self._head_arrived()
                         self._unset_keepalive_if_required()
-                    job = Job(self, head, [data[end:]])
+                    job = Job(self, head, request_id, [data[end:]], raw)
                     self._job = self.cycle = job  # type: ignore[assignment]
                     if left == 0:
                         if head.short is None or not self.lane.take(job, head.short, job.received):
@@ -400,7 +389,7 @@ class FastLane(LimitedProtocol):
             int(length) if length.isdigit() else -1,
             None,
         )
-        job = self._reading = self._job = self.cycle = Job(self, head)  # type: ignore[assignment]
+        job = self._reading = self._job = self.cycle = Job(self, head, head.request_id)  # type: ignore[assignment]
         job.keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
         self._chunks = []
         self._size = 0
@@ -441,7 +430,7 @@ class FastLane(LimitedProtocol):
             short = self.lane.short(Request(head.method, head.path, head.query, head.headers), self.url)
             job.head = Head(head.method, head.path, head.query, head.headers, head.request_id, head.length, short)
             if self._raw and head.length == self._size:
-                _remember(self._heads, self._raw, job.head)
+                self._heads.learn(self._raw, job.head)
         self._begin(job)
 
     def _raw_head(self) -> bytes:
@@ -453,7 +442,7 @@ class FastLane(LimitedProtocol):
         data = self._fed
         raw = data[: data.find(END_OF_HEAD) + 4]
         sure = raw[:1].isalpha() and raw.count(b"\n") == raw.count(b"\r\n") and not self.expect_100_continue
-        return raw if sure and len(raw) <= MAX_KNOWN_HEAD_BYTES and self.parser.get_http_version() == "1.1" else b""
+        return raw if sure and len(raw) <= MAX_HEAD_BYTES and self.parser.get_http_version() == "1.1" else b""
 
     def _to_asgi(self) -> None:
         """What the parent does at the start of a message, now that it is known to be for the parent."""
@@ -622,9 +611,3 @@ def _abandon(job: Job) -> None:
     elif not job.ended:
         logger.info("the caller left before the answer", extra={"request_id": job.request_id})
     job.ended = True
-
-
-def _remember(known: dict[Any, Any], key: Any, value: Any) -> None:
-    if len(known) >= MAX_KNOWN:
-        known.clear()
-    known[key] = value

@@ -91,7 +91,11 @@ class UvicornWorker(WorkerLife, Worker):  # type: ignore[misc]
         dispatcher = self.service.dispatcher
         if self.settings.fast_lane and dispatcher is not None:
             self._lane = Lane(
-                dispatcher, loop, draining=lambda: self.board.draining, keep_alive_s=self.settings.keep_alive_s
+                dispatcher,
+                loop,
+                draining=lambda: self.board.draining,
+                keep_alive_s=self.settings.keep_alive_s,
+                max_header_bytes=self.settings.max_header_bytes,
             )
         server = _Server(self._config())
         heart = asyncio.ensure_future(self._heart(server))

@@ -57,6 +57,46 @@ CONVERSATIONS: dict[str, list[bytes]] = {
     "one": [LAST],
     "the same again and again": [SAME, SAME, SAME, LAST],
     "two heads in turn": [SAME, request(GOOD, *JSON, ("X-Request-Id", "a-1")), SAME, PING, SAME, LAST],
+    "heads alike": [
+        request(GOOD, *JSON, ("X-Trace", "1"), ("X-Request-Id", "a-1")),
+        request(GOOD + b"  ", *JSON, ("X-Trace", "22 "), ("X-Request-Id", "b")),
+        request(GOOD, *JSON, ("X-Trace", ""), ("X-Request-Id", "c.d")),
+        request(b"nonsense", *JSON, ("X-Trace", "\t3"), ("X-Request-Id", "e")),
+        request(GOOD, *JSON, ("X-Trace", "4"), ("X-Request-Id", "not an id")),
+        request(GOOD, *JSON, ("X-Trace", "\xe9"), ("X-Request-Id", "f")),
+        request(GOOD, *JSON, ("X-Trace", "5"), ("X-Request-Id", "g")) * 3,
+        request(GOOD, *JSON, ("X-Trace", "6"), ("X-Request-Id", "h"), ("X-Trace", "7")),
+        request(GOOD, *JSON, ("X-Trace", "6"), ("X-Request-Id", "i" * 129)),
+        request(b" " * (MAX_BODY_BYTES + 1), *JSON, ("X-Trace", "8"), ("X-Request-Id", "j")),
+    ],
+    "alike but for the type": [
+        request(GOOD, *JSON, ("X-Trace", "1")),
+        request(b"1,2,3,4\n", ("Content-Type", "text/csv"), ("X-Trace", "2")),
+        request(GOOD, *JSON, ("X-Trace", "3")),
+        request(GOOD, *JSON, ("X-Trace", "4"), path="/nothing"),
+        request(GOOD, *JSON, ("X-Trace", "5")).replace(b"Host: x", b"Host: "),
+        request(GOOD, *JSON, ("X-Trace", "6\0")),
+    ],
+    "alike but for its framing": [
+        request(GOOD, *JSON, ("Connection", "keep-alive"), ("X-Trace", "1")),
+        request(GOOD, *JSON, ("Connection", "keep-alive"), ("X-Trace", "2")),
+        request(GOOD, *JSON, ("Connection", "close"), ("X-Trace", "3")),
+    ],
+    "alike with a line end inside": [
+        request(GOOD, *JSON, ("X-Trace", "1")),
+        request(GOOD, *JSON, ("X-Trace", "2\rTransfer-Encoding: chunked")),
+    ],
+    "alike with a long value": [
+        request(GOOD, *JSON, ("X-Trace", "1")),
+        request(GOOD, *JSON, ("X-Trace", "1" * 3000)),
+        request(GOOD, *JSON, ("X-Trace", "1" * 70_000)),
+    ],
+    "alike with a strange length": [
+        request(GOOD, *JSON, ("X-Trace", "1")),
+        request(GOOD, *JSON, ("X-Trace", "2")).replace(b"Length: 29", b"Length: 0029"),
+        request(GOOD, *JSON, ("X-Trace", "3")).replace(b"Length: 29", b"Length: 29 "),
+        request(GOOD, *JSON, ("X-Trace", "4")).replace(b"Length: 29", b"Length: +29"),
+    ],
     "other bodies of the same length": [SAME, request(b'{"instances": [[9, 8, 7, 6]]}'), LAST],
     "rows": [request(b'{"instances": [[1, 2, 3, 4], [5, 6, 7, 8], [0, 0, 0, 0.5]]}'), LAST],
     "columns": [request(b'{"inputs": {"x": [[1, 2, 3, 4]]}}'), LAST],
@@ -208,6 +248,7 @@ def test_the_same_bytes_give_the_same_bytes(servers: tuple[Server, Server], piec
 def test_however_they_are_cut(servers: tuple[Server, Server], seed: int) -> None:
     """The pieces of a connection may arrive in any sizes."""
     names = ["the same again and again", "pipelined", "chunks", "two heads in turn", "as large as allowed", "poison"]
+    names += ["heads alike"]
     for name in names:
         pieces = CONVERSATIONS[name]
         # A known head first, so that the parts meet both ways of reading.
@@ -234,6 +275,11 @@ def test_what_was_refused_was_refused_for_its_reason(servers: tuple[Server, Serv
     assert statuses["many headers"] == [200, 431]
     assert statuses["bare line feeds"] == [200, 400]
     assert statuses["HTTP/1.0"] == [200]
+    assert statuses["heads alike"] == [200, 200, 200, 400, *[200] * 7, 413]
+    assert statuses["alike but for the type"] == [200, 200, 200, 404, 200, 400]
+    assert statuses["alike with a line end inside"] == [200, 400]
+    assert statuses["alike with a long value"] == [200, 200, 431]
+    assert statuses["alike with a strange length"] == [200, 200, 200, 400]
 
 
 def test_a_slow_reader_holds_up_nobody_and_fills_no_memory() -> None:
