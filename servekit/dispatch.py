@@ -123,6 +123,12 @@ class Dispatcher:
         self.paths = tuple(self._table)
         self._numbers = {path: number for number, path in enumerate(self.paths)}
 
+    def beat(self) -> None:
+        """Called several times a second: write down what was counted, say what was left out of the log."""
+        if self.stats is not None:
+            self.stats.fold()
+        self.log.sum_up()
+
     def request_id(self, headers: Sequence[tuple[bytes, bytes]]) -> str:
         """The caller's id for this request when it sent a usable one, else a new one."""
         return self.given_request_id(headers) or self.new_id()

@@ -7,6 +7,7 @@ log of errors each have a budget of lines.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 
 from servekit.contract import Request
@@ -16,6 +17,8 @@ logger = logging.getLogger("servekit.request")
 access_logger = logging.getLogger("servekit.access")
 
 LINES_PER_S = 100.0
+# Between two lines that say how many were left out.
+SUMMARY_S = 1.0
 
 
 class Budget:
@@ -25,18 +28,27 @@ class Budget:
         self._per_s = per_s
         self._left = per_s
         self._at_s = 0.0
-        self.left_out = 0
+        self._summed_up_s = 0.0
+        self._left_out = 0
 
     def take(self, wanted: int, now_s: float) -> int:
-        """How many of `wanted` lines to write; the others are counted in `left_out`."""
+        """How many of `wanted` lines to write; the others are counted."""
         if self._per_s <= 0.0:
             return wanted
         self._left = min(self._per_s, self._left + (now_s - self._at_s) * self._per_s)
         self._at_s = now_s
         given = min(wanted, int(self._left))
         self._left -= given
-        self.left_out += wanted - given
+        self._left_out += wanted - given
         return given
+
+    def summary(self, now_s: float) -> int:
+        """How many were left out since the last summary; 0 when it is too early for one."""
+        if not self._left_out or now_s - self._summed_up_s < SUMMARY_S:
+            return 0
+        self._summed_up_s = now_s
+        left_out, self._left_out = self._left_out, 0
+        return left_out
 
 
 class RequestLog:
@@ -51,10 +63,7 @@ class RequestLog:
         """How many of `wanted` requests to write a line for."""
         if not access_logger.isEnabledFor(level):
             return 0
-        given = self._access.take(wanted, self._clock())
-        if given and self._access.left_out:
-            _say_left_out(access_logger, self._access, "requests")
-        return given
+        return self._access.take(wanted, self._clock())
 
     def access(
         self, request: Request, status: int, seconds: float, response_bytes: int, level: int = logging.INFO
@@ -82,23 +91,18 @@ class RequestLog:
         """Say why a request failed; with a trace, unless it is only not the moment."""
         if isinstance(error, (NotFound, MethodNotAllowed)) or not self._errors.take(1, self._clock()):
             return
-        if self._errors.left_out:
-            _say_left_out(logger, self._errors, "failed requests")
         level = logging.ERROR if status >= 500 and not isinstance(error, DeadlineExceeded) else logging.WARNING
         # Of a refusal a trace would only show where we raised it.
         trace = error if error.cause is not None or not isinstance(error, NotNow) else None
         logger.log(level, "%s: %s", error.kind, error.message, exc_info=trace, extra={"request_id": request_id})
 
-    def close(self) -> None:
-        """Say what was left out since the last line."""
+    def sum_up(self, *, at_once: bool = False) -> None:
+        """Say what was left out since the last time, at most once a second unless `at_once`."""
+        now_s = math.inf if at_once else self._clock()
         for log, budget, what in (
             (access_logger, self._access, "requests"),
             (logger, self._errors, "failed requests"),
         ):
-            if budget.left_out:
-                _say_left_out(log, budget, what)
-
-
-def _say_left_out(log: logging.Logger, budget: Budget, what: str) -> None:
-    left_out, budget.left_out = budget.left_out, 0
-    log.info("%d more %s, not logged one by one", left_out, what, extra={"fields": {"left_out": left_out}})
+            left_out = budget.summary(now_s)
+            if left_out:
+                log.info("%d more %s, not logged one by one", left_out, what, extra={"fields": {"left_out": left_out}})

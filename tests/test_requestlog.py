@@ -15,15 +15,25 @@ def test_a_budget_gives_what_is_there_and_counts_the_rest() -> None:
     budget = Budget(10)
     assert budget.take(4, 0.0) == 4
     assert budget.take(10, 0.0) == 6
-    assert budget.left_out == 4
     assert budget.take(10, 0.5) == 5
     assert budget.take(1000, 100.0) == 10, "what is not used is not saved up"
+
+
+def test_a_budget_sums_up_once_a_second() -> None:
+    budget = Budget(10)
+    budget.take(14, 5.0)
+    assert budget.summary(5.0) == 4
+    budget.take(20, 5.1)
+    assert budget.summary(5.9) == 0, "too early"
+    budget.take(20, 5.95)
+    assert budget.summary(6.0) == 19 + 12
+    assert budget.summary(60.0) == 0, "nothing was left out since"
 
 
 def test_no_limit() -> None:
     budget = Budget(0)
     assert budget.take(10**6, 0.0) == 10**6
-    assert budget.left_out == 0
+    assert budget.summary(10.0) == 0
 
 
 class Clock:
@@ -38,7 +48,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_requests_left_out_are_counted_in_the_next_line(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_requests_left_out_are_counted_in_a_line(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     log = RequestLog(clock, per_s=2)
     request = Request("POST", "/invocations", id="r1")
@@ -47,7 +57,7 @@ def test_requests_left_out_are_counted_in_the_next_line(clock: Clock, caplog: py
             log.access(request, 200, 0.001, 10)
     assert [record.getMessage() for record in caplog.records] == ["POST /invocations 200 1.0 ms"] * 2
     clock.now_s = 1.0
-    assert log.access_lines(1) == 1
+    log.sum_up()
     assert caplog.records[-1].getMessage() == "3 more requests, not logged one by one"
 
 
@@ -58,7 +68,7 @@ def test_errors_have_a_budget_of_their_own(clock: Clock, caplog: pytest.LogCaptu
     log.error(InvalidInput("bad"), 400, "r1")
     log.error(PredictFailed("worse"), 500, "r1")
     assert [record.getMessage() for record in caplog.records if record.levelno > logging.INFO] == ["invalid_input: bad"]
-    log.close()
+    log.sum_up(at_once=True)
     clock.now_s = 5.0
     log.error(PredictFailed("worse"), 500, "r1")
     assert caplog.records[-1].levelno == logging.ERROR

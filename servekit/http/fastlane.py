@@ -207,6 +207,7 @@ class Lane:
                 job.keep_alive = False
             if short is not of:
                 self._count(of, seconds)
+                seconds = []
                 start, of = b"%b%bcontent-length: " % (short.status_line, self.defaults(connection)), short
             end = END_OF_HEAD if job.keep_alive else CLOSE
             connection.transport.write(
@@ -226,7 +227,6 @@ class Lane:
     def _count(self, short: Short | None, seconds: list[float]) -> None:
         if short is not None and seconds and self._stats is not None:
             self._stats.replies(short.shortcut.path, short.shortcut.status, seconds)
-        seconds.clear()
 
     def defaults(self, connection: FastLane) -> bytes:
         """uvicorn's own headers (the date), which it makes anew every second."""

@@ -237,6 +237,10 @@ class Service:
         dispatcher = self._parts.dispatcher
         return dispatcher.refuse(Request("-", "-", id=dispatcher.new_id()), error)
 
+    def beat(self) -> None:
+        """Called several times a second."""
+        self._parts.dispatcher.beat()
+
     def drain(self) -> None:
         """The server was told to end: go on serving, say so to probes."""
         self._parts.lifecycle.move(State.DRAINING)
@@ -244,7 +248,8 @@ class Service:
     def stop(self, timeout_s: float) -> None:
         """Finish what is queued within `timeout_s`, then end."""
         self._parts.performer.batcher.stop(timeout_s)
-        self._parts.dispatcher.log.close()
+        self._parts.dispatcher.beat()
+        self._parts.dispatcher.log.sum_up(at_once=True)
         self._parts.lifecycle.move(State.STOPPED)
 
 

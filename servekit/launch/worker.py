@@ -117,6 +117,7 @@ class WorkerLife:
     def beat(self) -> bool:
         """Tell the master that this worker lives; False once it should end."""
         self.tmp.notify()  # type: ignore[attr-defined]
+        self.service.beat()
         if os.getppid() != self.ppid:
             logger.error("the master is gone; worker %d ends", os.getpid())
             self.alive, self.quick = False, True

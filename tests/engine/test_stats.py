@@ -73,9 +73,12 @@ def test_all_workers_are_summed() -> None:
     for slot, worker in enumerate(workers):
         for _ in range(slot + 1):
             worker.reply(0, 200, 0.001)
+        worker.fold()
     assert {worker.snapshot().routes["/a"].replies[200] for worker in workers} == {6}
     # One that takes the place of another goes on counting there.
-    Stats(["/a"], board.stats_regions(), 2).reply(0, 200, 0.001)
+    another = Stats(["/a"], board.stats_regions(), 2)
+    another.reply(0, 200, 0.001)
+    another.fold()
     assert workers[0].snapshot().routes["/a"].replies[200] == 7
 
 

@@ -106,6 +106,9 @@ class FakeService:
     def error_reply(self, error: ServeError) -> Reply:
         return Reply(error.status, json.dumps({"fake": error.message}).encode(), headers=(("x-kind", error.kind),))
 
+    def beat(self) -> None:
+        return
+
     def drain(self) -> None:
         self.drained += 1
 
