@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, count
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -37,6 +39,8 @@ MAX_SHORTCUTS = 1024
 CLOSE = b"\r\nconnection: close\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 MAX_SWEEP_S = 0.25
+# What stands between the name of the length and the id, for the lengths of most replies.
+TO_ID = [b"%d\r\nx-request-id: " % length for length in range(1024)]
 
 
 class _NeverWaited:
@@ -118,8 +122,7 @@ class Lane:
             *(route.reads or () for mount in dispatcher.mounted for route in mount.routes)
         )
         self.heads = Heads(self._reads | dispatcher.general_headers, max_header_bytes)
-        self._id_prefix = dispatcher.id_prefix.encode("ascii")
-        self._id_number = dispatcher.id_number
+        self.new_id = _ids().__next__
         self._put = dispatcher.performer.batcher.put
         self._clock = dispatcher.clock
         self._stats = dispatcher.stats
@@ -129,9 +132,6 @@ class Lane:
         self._default_bytes = b""
         self._sweep_s = min(MAX_SWEEP_S, dispatcher.request_timeout_s / 8)
         loop.call_later(self._sweep_s, self._sweep)
-
-    def new_id(self) -> bytes:
-        return b"%b%08x" % (self._id_prefix, next(self._id_number) & 0xFFFFFFFF)
 
     # --- what is known ---
 
@@ -210,16 +210,19 @@ class Lane:
                 seconds = []
                 start, of = b"%b%bcontent-length: " % (short.status_line, self.defaults(connection)), short
             end = END_OF_HEAD if job.keep_alive else CLOSE
-            connection.transport.write(
-                b"%b%d\r\nx-request-id: %b%b%b%b" % (start, len(body), job.id, short.tail, end, body)
-            )
+            length = len(body)
+            to_id = TO_ID[length] if length < len(TO_ID) else b"%d\r\nx-request-id: " % length
+            connection.transport.write(b"".join((start, to_id, job.id, short.tail, end, body)))
             seconds.append(clock_s - job.arrived_s)
             if lines:
                 lines -= 1
-                log.access(job.request(), short.shortcut.status, seconds[-1], len(body))
+                log.access(job.request(), short.shortcut.status, seconds[-1], length)
             cycle: Any = connection.cycle
             if job.keep_alive and cycle is job:
-                connection.idle(now_s)
+                # As in `idle`.
+                connection._job = None
+                connection.cycle = ANSWERED  # type: ignore[assignment]
+                connection._idle_since_s = now_s
             else:
                 connection.ended(job, now_s)
         self._count(of, seconds)
@@ -600,6 +603,16 @@ class FastLane(LimitedProtocol):
         else:
             job.ended = True
             self.refuse(job, error)
+
+
+def _ids() -> Iterator[bytes]:
+    """Ids that no other request has: by chance among all processes, by counting in this one.
+
+    32 characters. One that is made for itself takes three times as long, which shows.
+    """
+    prefix = os.urandom(12).hex().encode("ascii")
+    last = [b"%02x" % number for number in range(256)]
+    return chain.from_iterable(map((prefix + b"%06x" % (block & 0xFFFFFF)).__add__, last) for block in count())
 
 
 def _abandon(job: Job) -> None:
