@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -19,14 +18,19 @@ class Identified(Protocol):
 current: ContextVar[Sequence[str | Identified]] = ContextVar("servekit_requests", default=())
 
 
-@contextmanager
-def requests(*requests: str | Identified) -> Iterator[None]:
+class requests:  # noqa: N801 - used like a function; one made of a generator takes three times as long
     """Run a block on behalf of these requests, or the requests with these ids."""
-    token = current.set(requests)
-    try:
-        yield
-    finally:
-        current.reset(token)
+
+    __slots__ = ("_requests", "_token")
+
+    def __init__(self, *requests: str | Identified) -> None:
+        self._requests = requests
+
+    def __enter__(self) -> None:
+        self._token = current.set(self._requests)
+
+    def __exit__(self, *_raised: object) -> None:
+        current.reset(self._token)
 
 
 def request_ids() -> list[str]:
