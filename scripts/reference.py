@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from servekit.launch.drain import KUBERNETES, SHARED
 from servekit.launch.platforms import installed
-from servekit.launch.settings import OPTIONS, PREFIX, Option
+from servekit.launch.settings import OPTIONS, POD_VARIABLE, PREFIX, Option
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "options.md"
 BUILT_IN = ("sagemaker", "modelarts", "modzy")
@@ -15,6 +16,8 @@ DEFAULTS = {
     "workers": "auto: one for each usable CPU up to 4; for Modzy 1",
     "model_dir": "the platform's model directory if it holds anything, else the target's directory",
     "cache_dir": "beside the model, or `servekit` in `XDG_CACHE_HOME`, or a directory in the temporary one",
+    "max_bodies_bytes": "256 MiB, or four of the largest body",
+    "admin_port": "none",
     "drain_s": "the platform's, below",
     "finish_s": "the platform's, below",
 }
@@ -52,8 +55,9 @@ def options_page() -> str:
         "| platform | go on accepting | finish requests | margin | the platform kills after |",
     ]
     lines += ["|---|---|---|---|---|"]
-    for name in BUILT_IN:
-        drain = platforms[name].drain
+    budgets = {name: platforms[name].drain for name in BUILT_IN}
+    budgets |= {"all of them": SHARED, f"all of them, `{POD_VARIABLE}` is set": KUBERNETES}
+    for name, drain in budgets.items():
         kill = "not said" if drain.kill_s is None else f"{drain.kill_s:g}"
         lines += [f"| {name} | {drain.linger_s:g} | {drain.finish_s:g} | {drain.margin_s:g} | {kill} |"]
     return "\n".join(lines) + "\n"

@@ -260,6 +260,23 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a body may cost. Sizes are checked before memory is taken.
+
+    max_array_bytes also bounds what one body expands to (npz members, images after resize). max_image_pixels bounds one
+    picture as its file's head has it, max_body_pixels all pictures of one body: small files may claim many pixels.
+    """
+
+    max_array_bytes: int = 256 * 1024 * 1024
+    max_image_pixels: int = 50_000_000
+    max_body_pixels: int = 200_000_000
+    image_formats: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+    max_form_parts: int = 100
+    max_form_field_bytes: int = 1024 * 1024
+    max_rows: int = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
 class DrainBudget:
     """Seconds between SIGTERM and the platform's kill: go on accepting, then finish, then a margin.
 
@@ -286,6 +303,7 @@ class Platform:
     files: names of files in the model directory (or beside the target) that `routes` wants to read.
     survives_failed_load: a failed load is answered, and tried again, instead of ending the process.
     default_workers: None means one for each usable CPU.
+    min_keep_alive_s: the platform reuses idle connections for so long; a server that closes them sooner loses requests.
     """
 
     name: str
@@ -298,3 +316,4 @@ class Platform:
     files: tuple[str, ...] = ()
     survives_failed_load: bool = False
     default_workers: int | None = None
+    min_keep_alive_s: float = 0.0

@@ -35,6 +35,7 @@ from servekit.errors import (
     DeadlineExceeded,
     MethodNotAllowed,
     NotFound,
+    Overloaded,
     PredictFailed,
     ServeError,
     TooLarge,
@@ -48,6 +49,7 @@ logger = logging.getLogger("servekit.request")
 REQUEST_ID_HEADERS = (b"x-request-id", b"x-amzn-sagemaker-inference-id")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 LOOPBACK = re.compile(r"127\.\d+\.\d+\.\d+|::1|::ffff:127\.\d+\.\d+\.\d+")
+FORWARDED = frozenset((b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"))
 RESPONSE_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 RESPONSE_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 TIMING_HEADER = "X-Servekit-Timing"
@@ -80,6 +82,41 @@ class Shortcut:
     headers: tuple[tuple[str, str], ...]
 
 
+class Bodies:
+    """The bytes of bodies that a worker holds at once, of those that do not arrive in one piece."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held_bytes = 0
+
+    def hold(self, size: int) -> None:
+        """Room for `size` more bytes; `drop` gives it back. Raises Overloaded."""
+        if self._held_bytes + size > self._max_bytes:
+            raise Overloaded(
+                f"body: no room for {size} more bytes now; at most {self._max_bytes} bytes of bodies are held at once"
+            )
+        self._held_bytes += size
+
+    def drop(self, size: int) -> None:
+        self._held_bytes -= size
+
+
+class Held:
+    """What one request's body takes of the room for bodies."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+        self._size = 0
+
+    def hold(self, size: int) -> None:
+        self._bodies.hold(size)
+        self._size += size
+
+    def drop(self) -> None:
+        self._bodies.drop(self._size)
+        self._size = 0
+
+
 class Dispatcher:
     """Everything that does not vary between requests, resolved once."""
 
@@ -90,6 +127,7 @@ class Dispatcher:
         *,
         request_timeout_s: float = 60.0,
         max_body_bytes: int = 64 * 1024 * 1024,
+        max_bodies_bytes: int = 256 * 1024 * 1024,
         log_lines_per_s: float = LINES_PER_S,
         stats: Stats | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -100,6 +138,7 @@ class Dispatcher:
         self.performer = performer
         self.request_timeout_s = request_timeout_s
         self.max_body_bytes = max_body_bytes
+        self.bodies = Bodies(max_bodies_bytes)
         self.clock = clock
         self.general_headers = GENERAL_HEADERS
         # Unique in this process by its counter, among all processes by chance; a uuid for each would cost ten times as
@@ -166,7 +205,7 @@ class Dispatcher:
                 f"{_shown(request.method)} is not allowed on {request.path}; expected {' or '.join(allowed)}",
                 allowed=allowed,
             )
-        if found[1].local_only and len(self.mounted) > 1 and request.peer and not LOOPBACK.fullmatch(request.peer):
+        if found[1].local_only and len(self.mounted) > 1 and not _is_local(request):
             raise NotFound(f"no route {request.path} for callers that are not on this machine")
         return found
 
@@ -196,10 +235,10 @@ class Dispatcher:
         exchange.parse()
         return exchange
 
-    def refuse(self, request: Request, error: ServeError) -> Reply:
+    def refuse(self, request: Request, error: ServeError, *, trace: bool = True) -> Reply:
         """The reply for a request that cannot be read to its end (`request` holds what is known of it)."""
         reply = self.render_error(error, request)
-        self.log.error(error, reply.status, request.id)
+        self.log.error(error, reply.status, request.id, trace=trace)
         if self.log.access_lines(1):
             self.log.access(request, reply.status, 0.0, len(reply.body))
         if self.stats is not None:
@@ -382,6 +421,13 @@ def body_too_large(limit_bytes: int, came: str) -> TooLarge:
 
 def _unexpected(error: Exception) -> PredictFailed:
     return PredictFailed("internal error", cause=error)
+
+
+def _is_local(request: Request) -> bool:
+    """Does the request come from this machine? A proxy on it passes on what others send, and says so."""
+    if request.peer and not LOOPBACK.fullmatch(request.peer):
+        return False
+    return not any(name in FORWARDED for name, _ in request.headers)
 
 
 def _check_header(name: str, value: str) -> None:

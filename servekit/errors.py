@@ -10,6 +10,7 @@
     │   ├── UrlTooLong          414
     │   ├── HeadersTooLarge     431
     │   ├── HeadTimeout         408
+    │   ├── BodyTimeout         408
     │   ├── NotFound            404
     │   └── MethodNotAllowed    405  .allowed
     ├── NotNow                  the server is at fault for the moment; worth a retry
@@ -88,6 +89,11 @@ class UrlTooLong(CallerError):
 class HeadTimeout(CallerError):
     status = 408
     kind = "head_timeout"
+
+
+class BodyTimeout(CallerError):
+    status = 408
+    kind = "body_timeout"
 
 
 class NotFound(CallerError):

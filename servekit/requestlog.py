@@ -87,14 +87,14 @@ class RequestLog:
             extra={"request_id": request.id, "fields": fields},
         )
 
-    def error(self, error: ServeError, status: int, request_id: str) -> None:
-        """Say why a request failed; with a trace, unless it is only not the moment."""
+    def error(self, error: ServeError, status: int, request_id: str, *, trace: bool = True) -> None:
+        """Say why a request failed; with `trace` where it was raised, unless it is only not the moment."""
         if isinstance(error, (NotFound, MethodNotAllowed)) or not self._errors.take(1, self._clock()):
             return
         level = logging.ERROR if status >= 500 and not isinstance(error, DeadlineExceeded) else logging.WARNING
         # Of a refusal a trace would only show where we raised it.
-        trace = error if error.cause is not None or not isinstance(error, NotNow) else None
-        logger.log(level, "%s: %s", error.kind, error.message, exc_info=trace, extra={"request_id": request_id})
+        shown = error if trace and (error.cause is not None or not isinstance(error, NotNow)) else None
+        logger.log(level, "%s: %s", error.kind, error.message, exc_info=shown, extra={"request_id": request_id})
 
     def sum_up(self, *, at_once: bool = False) -> None:
         """Say what was left out since the last time, at most once a second unless `at_once`."""

@@ -82,6 +82,11 @@ def test_with_all_platforms_shutdown_is_for_this_machine_only() -> None:
     with Client(Free, platform="all") as client:
         stranger = client.dispatcher.begin(Request("POST", "/shutdown", peer="10.0.0.9", id="1"))
         assert stranger.finish().status == 404
+        for name in (b"x-forwarded-for", b"forwarded", b"via", b"x-real-ip"):
+            passed_on = Request("POST", "/shutdown", headers=((name, b"1"),), peer="127.0.0.1", id="1")
+            passed = client.dispatcher.begin(passed_on)
+            passed.start(lambda: None)
+            assert passed.finish().status == 404, "a proxy on this machine passes it on for somebody"
         for peer in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
             local = client.dispatcher.begin(Request("POST", "/shutdown", peer=peer, id="1"))
             local.start(lambda: None)

@@ -67,12 +67,13 @@ def test_hooks_on_platforms(platform: str, path: str, body: Any, expected: Any, 
             assert says in refused.text
 
 
-def test_hooks_on_modzy(model_dir: Path) -> None:
-    (model_dir / "word.txt").write_text("abc")
+def test_hooks_on_modzy(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    job_dir = tmp_path_factory.mktemp("job")
+    (job_dir / "word.txt").write_text("abc")
     with Client(Hooks, platform="modzy", model_dir=model_dir) as client:
-        job = {"type": "file", "input": str(model_dir), "output": str(model_dir)}
+        job = {"type": "file", "input": str(job_dir), "output": str(job_dir)}
         assert client.post("/run", json=job).status_code == 200
-    assert json.loads((model_dir / "results.json").read_bytes())["data"]["result"] == {"length": 6, "by": "modzy"}
+    assert json.loads((job_dir / "results.json").read_bytes())["data"]["result"] == {"length": 6, "by": "modzy"}
 
 
 class Waits(Predictor):

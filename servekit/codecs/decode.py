@@ -111,11 +111,13 @@ def decode_file(spec: Spec, name: str, body: bytes, media_types: Sequence[str], 
         if len(column) != 1:
             raise InvalidInput(f"{name}: expected one item, {spec}, got {len(column)} rows")
         return column[0]
+    jsonbody.check_objects(body, limits)
     return column_of([jsonbody.parse(body)], spec, lambda _: name, limits)[0]
 
 
 def decode_json_item(body: bytes, signature: Signature, limits: Limits) -> dict[str, Any]:
     """One item from a JSON object of all inputs by name."""
+    jsonbody.check_objects(body, limits)
     columns = jsonbody.item(jsonbody.parse(body), signature, limits, "body").columns
     return {name: column[0] for name, column in columns.items()}
 
@@ -139,6 +141,7 @@ def _sniff(call: Infer, signature: Signature, limits: Limits, *, urlencoded: boo
 def _binary_tensors(body: bytes, parameters: dict[str, str], signature: Signature, limits: Limits) -> Decoded:
     size = v2.head_size(parameters, len(body))
     head = body[:size]
+    jsonbody.check_objects(head, limits)
     bools = jsonbody.may_hold_bools(head)
     return v2.decode(jsonbody.parse(head), memoryview(body)[size:], signature, limits, bools=bools)
 

@@ -143,6 +143,7 @@ def _value(part: Part, spec: Spec, limits: Limits) -> Any:
         return csv_item(_text(part), spec, part.name, limits).tolist()
     if isinstance(spec, Tensor) and spec.dtype == "str" and not spec.shape:
         return _text(part)
+    jsonbody.check_objects(part.body, limits)
     try:
         return jsonbody.parse(part.body)
     except InvalidInput as error:

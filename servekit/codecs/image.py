@@ -90,7 +90,9 @@ def _decode(body: bytes, spec: Image, limits: Limits, where: str, pixels_left: i
             plain = _plain_jpeg(body, picture, spec)
             if plain is not None:
                 return plain, source_pixels
-            picture.load()
+            # A TIFF's directory is read again when the pixels are, and Pillow warns of each damaged entry.
+            with _no_warnings() if picture.format == "TIFF" else contextlib.nullcontext():
+                picture.load()
             with _no_warnings():  # of damaged EXIF data
                 turned = picture.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT
                 upright = ImageOps.exif_transpose(picture) if turned else picture

@@ -11,11 +11,15 @@ from servekit.codecs.media import shown
 from servekit.codecs.nouns import ITEM, Decoded, Form, Limits
 from servekit.codecs.values import Where, check_rows, column_of, describe
 from servekit.contract import Envelope, Infer
-from servekit.errors import InvalidInput
+from servekit.errors import InvalidInput, TooLarge
 from servekit.signature import Json, Signature, Tensor, Text
 
 MISSING = object()
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# What Python takes for a list, an object or a text, though each may be three bytes of JSON.
+OBJECT_BYTES = 64
+# Shorter documents cannot cost much, and are not counted.
+COUNTED_BYTES = 1024 * 1024
 
 
 def parse(body: bytes | str) -> Any:
@@ -27,6 +31,19 @@ def parse(body: bytes | str) -> Any:
         return orjson.loads(body.removeprefix(BYTE_ORDER_MARK) if isinstance(body, bytes) else body)
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"body: expected JSON, got an error: {error}", cause=error) from error
+
+
+def check_objects(body: bytes | str, limits: Limits) -> None:
+    """Raises TooLarge for a document of which Python would make more than `max_array_bytes` of lists and texts."""
+    if len(body) < COUNTED_BYTES:
+        return
+    if isinstance(body, bytes):
+        count = body.count(b"[") + body.count(b"{") + body.count(b'"') // 2
+    else:
+        count = body.count("[") + body.count("{") + body.count('"') // 2
+    most = limits.max_array_bytes // OBJECT_BYTES
+    if count > most:
+        raise TooLarge(f"body: expected JSON of at most {most} lists, objects and texts, got {count}")
 
 
 def may_hold_bools(body: bytes | str) -> bool:
@@ -43,6 +60,7 @@ def decode(call: Infer, body: bytes | str, signature: Signature, limits: Limits)
         decoded = quick.decode(call, body, signature, limits)
         if decoded is not None:
             return decoded
+    check_objects(body, limits)
     return decode_document(call, parse(body), signature, limits, bools=may_hold_bools(body))
 
 

@@ -10,25 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from servekit.contract import Envelope
+from servekit.contract import Limits as Limits
 
 Column = NDArray[np.generic] | list[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a body may cost. Sizes are checked before memory is taken.
-
-    max_array_bytes also bounds what one body expands to (npz members, images after resize). max_image_pixels bounds one
-    picture as its file's head has it, max_body_pixels all pictures of one body: small files may claim many pixels.
-    """
-
-    max_array_bytes: int = 256 * 1024 * 1024
-    max_image_pixels: int = 50_000_000
-    max_body_pixels: int = 200_000_000
-    image_formats: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-    max_form_parts: int = 100
-    max_form_field_bytes: int = 1024 * 1024
-    max_rows: int = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

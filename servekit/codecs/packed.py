@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from servekit.codecs import npy
 from servekit.codecs.decode import NPY, ROWS, is_json
 from servekit.codecs.encode import JSON
+from servekit.codecs.jsonbody import COUNTED_BYTES
 from servekit.codecs.media import charset_of, parse_media_type
 from servekit.codecs.nouns import ITEM, Form, Limits
 from servekit.contract import Envelope, Infer
@@ -44,6 +45,8 @@ CODES = {
 NUMERIC = frozenset([*CODES, "bool"])
 # From here on simdjson's own numbers are faster than Python's, where it is installed.
 SIMDJSON_BYTES = 1024
+# A parser keeps as much memory as its longest body took, many times the body. There may be a thousand readers.
+KEPT_PARSER_BYTES = 16 * 1024
 
 
 class Unusual(Exception):
@@ -199,6 +202,8 @@ def _json_reader(
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         if pack_rows is not None and len(body) >= SIMDJSON_BYTES:
             return pack_rows(body, places, max_rows)
+        if len(body) >= COUNTED_BYTES:
+            raise Unusual  # so long that the work is not for the event loop, and its cost is to be counted first
         # struct takes True for 1. One letter of each word is looked for first, since that is much quicker.
         if (b"u" in body and b"true" in body) or (b"l" in body and b"false" in body):
             raise Unusual
@@ -285,7 +290,7 @@ def _quick_packer(spec: Tensor) -> Callable[[bytes, Places, int], Taken] | None:
 
     def pack(body: bytes, places: Places, max_rows: int) -> Taken:
         try:
-            document: Any = parser.parse(body)
+            document: Any = (parser if len(body) <= KEPT_PARSER_BYTES else simdjson.Parser()).parse(body)
             [key] = document.keys()
             path, frame = places[key]
             value = document[key]

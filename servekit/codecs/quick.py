@@ -52,8 +52,10 @@ def decode(call: Infer, body: bytes, signature: Signature, limits: Limits) -> De
         # A parser for every body: one cannot be shared between threads, and takes less than 1 us to make.
         form, lists = _find(call, parser().parse(body), specs.keys())
         rows = _count_rows(lists, form)
+        if not 0 < rows <= limits.max_rows:
+            return None  # before they are looked at one by one
         brackets = sum(_count_lists(lists[name], spec.shape, form) for name, spec in specs.items())
-        if not 0 < rows <= limits.max_rows or body.count(b"[") != brackets:
+        if body.count(b"[") != brackets:
             return None
         columns: dict[str, Column] = {name: _numbers(lists[name], spec, rows) for name, spec in specs.items()}
         return Decoded(rows, columns, form)

@@ -33,6 +33,7 @@ def decode_csv(text: str, signature: Signature, limits: Limits) -> Decoded:
     for name, spec in signature.inputs.items():
         if not isinstance(spec, (Tensor, Text, Json)):
             raise UnsupportedMediaType(f"text/csv cannot carry the input {name} ({spec})")
+    _check_lines(text, limits)
     fast = _read_numbers(text, signature, limits)
     if fast is not None:
         return fast
@@ -60,6 +61,8 @@ def decode_csv(text: str, signature: Signature, limits: Limits) -> Decoded:
 
 def decode_json_lines(text: str, signature: Signature, limits: Limits) -> Decoded:
     """Each line is a row, as in a JSON list of rows. Raises InvalidInput that names the line."""
+    _check_lines(text, limits)
+    jsonbody.check_objects(text, limits)
     values = []
     numbers = []
     for number, line in enumerate(text.split("\n"), 1):
@@ -75,6 +78,12 @@ def decode_json_lines(text: str, signature: Signature, limits: Limits) -> Decode
     return Decoded(len(values), columns, ROWS)
 
 
+def _check_lines(text: str, limits: Limits) -> None:
+    """Blank lines are no rows, but reading them takes time. Raises TooLarge."""
+    if text.count("\n") + text.count("\r") > 4 * limits.max_rows:
+        raise TooLarge(f"body: expected at most {limits.max_rows} rows, got more lines than they can have")
+
+
 def _read_numbers(text: str, signature: Signature, limits: Limits) -> Decoded | None:
     """numpy's own reader for plain tables of numbers; None when anything at all is unusual."""
     only = signature.only_input
@@ -82,6 +91,8 @@ def _read_numbers(text: str, signature: Signature, limits: Limits) -> Decoded | 
         return None
     spec = only[1]
     if None in spec.shape or '"' in text or not text.isascii() or not text.strip():
+        return None
+    if text.count("\n") + text.count("\r") > 2 * limits.max_rows:
         return None
     try:
         table = np.loadtxt(io.StringIO(text), delimiter=",", dtype=np.float64, ndmin=2, comments=None)
@@ -100,6 +111,10 @@ def _read_numbers(text: str, signature: Signature, limits: Limits) -> Decoded | 
 
 
 def _read_cells(text: str, limits: Limits) -> list[tuple[int, list[str]]]:
+    commas = text.count(",")
+    most = limits.max_array_bytes // jsonbody.OBJECT_BYTES
+    if commas > most:
+        raise TooLarge(f"body: expected at most {most} cells, got {commas}")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     lines = []
     try:

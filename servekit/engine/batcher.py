@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import math
 import threading
 import time
@@ -24,6 +25,8 @@ from servekit.engine.ticket import Batch, Packed, Piece
 from servekit.errors import DeadlineExceeded, NotReady, Overloaded
 from servekit.predictor import Batching
 
+logger = logging.getLogger("servekit.engine")
+
 SYNC_CONCURRENCY = 1
 ASYNC_CONCURRENCY = 64
 MIN_QUEUE_ROWS = 256
@@ -35,6 +38,8 @@ ADMISSION_MARGIN = 1.1
 # What a row waits for besides the full batches in the queue: the one that runs, and its own.
 BATCHES_AHEAD = 2
 LEARN_ONE_IN = 8
+# A call of `predict` that takes so much longer than its last request may wait is taken to be stuck.
+STUCK_AFTER_S = 5.0
 
 CallSoon = Callable[[Callable[[], None]], object]
 
@@ -81,6 +86,11 @@ class Batcher:
         self._batch_s = 0.0
         self._stopping = False
         self._threads: list[threading.Thread] = []
+        self._threads_made = itertools.count()
+        # Batches in threads, and what runs them.
+        self._running: dict[int, tuple[Batch, threading.Thread]] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._stuck = 0
         self._lottery = itertools.cycle(range(LEARN_ONE_IN))
         self._may_inline = run_async is None and not self._max_delay_s and batching.inline is not False
         self._always_inline = bool(batching.inline)
@@ -181,12 +191,45 @@ class Batcher:
         if self._run_async is not None:
             self._threads = [threading.Thread(target=self._async_main, name="servekit-predict", daemon=True)]
         else:
-            self._threads = [
-                threading.Thread(target=self._thread_main, name=f"servekit-predict-{i}", daemon=True)
-                for i in range(self.concurrency)
-            ]
+            self._threads = [self._thread() for _ in range(self.concurrency)]
         for thread in self._threads:
             thread.start()
+
+    def _thread(self) -> threading.Thread:
+        name = f"servekit-predict-{next(self._threads_made)}"
+        return threading.Thread(target=self._thread_main, name=name, daemon=True)
+
+    def replace_stuck(self) -> int:
+        """Give the places of stuck batches to others. Call it now and then; how many calls of `predict` are stuck?
+
+        Their requests have long been answered 504. A thread cannot be ended, so it is left behind; should it come back,
+        it ends.
+        """
+        fresh: list[threading.Thread] = []
+        with self._lock:
+            now_s = self._clock()
+            for key, (batch, thread) in list(self._running.items()):
+                if now_s < batch.started_s + STUCK_AFTER_S:
+                    continue
+                if now_s < max(piece.deadline_s for piece in batch.pieces) + STUCK_AFTER_S:
+                    continue
+                if self._run_async is not None:
+                    task = self._tasks.get(key)
+                    if task is not None:
+                        task.get_loop().call_soon_threadsafe(task.cancel)
+                    continue
+                del self._running[key]
+                batch.given_up = True
+                self._busy -= 1
+                self._stuck += 1
+                self._threads.remove(thread)
+                fresh.append(self._thread())
+            self._threads += fresh
+            stuck = self._stuck
+        for thread in fresh:
+            logger.error("a call of predict has not returned: its thread is left behind, another takes its place")
+            thread.start()
+        return stuck
 
     def stop(self, timeout_s: float) -> None:
         """Run what is queued, then end; what is not done after `timeout_s` is failed with 503."""
@@ -219,10 +262,15 @@ class Batcher:
                 return batch
             self.done(batch)
 
-    def done(self, batch: Batch, *, inline: bool = False) -> None:
-        """`batch` has run: learn from it, and let the next one go."""
+    def done(self, batch: Batch, *, inline: bool = False) -> bool:
+        """`batch` has run: learn from it, and let the next one go. False when its place has gone to another thread."""
         seconds = self._clock() - batch.started_s
         with self._lock:
+            if batch.given_up:
+                self._stuck -= 1
+                return False
+            if not inline:
+                self._running.pop(id(batch), None)
             self._busy -= 1
             # Once the cost is well known, some batches are enough to follow it, and those that ran too long.
             learns = self.cost.batches < LEARN_ALL or seconds > OVERRUN_S or next(self._lottery) == 0
@@ -232,6 +280,7 @@ class Batcher:
                     self._batch_s = ADMISSION_MARGIN * self.cost.estimate_s(self.max_size) / self.concurrency
             if self._groups and not inline:  # a flush looks at the queue itself
                 self._changed.notify()
+        return True
 
     def _next(self, expired: list[Piece | Packed]) -> Batch | None:
         while True:
@@ -240,7 +289,9 @@ class Batcher:
             if self._busy < self.concurrency:
                 decision = self._decide(now_s)
                 if isinstance(decision, policy.Close):
-                    return self._close(decision.key, decision.reason, now_s, expired, self.max_size)
+                    batch = self._close(decision.key, decision.reason, now_s, expired, self.max_size)
+                    self._running[id(batch)] = (batch, threading.current_thread())
+                    return batch
                 if self._stopping:
                     return None
                 until_s = decision.until_s
@@ -290,7 +341,8 @@ class Batcher:
     def _thread_main(self) -> None:
         while (batch := self.take()) is not None:
             self._run(batch)
-            self.done(batch)
+            if not self.done(batch):
+                return
 
     # --- on the attached event loop ---
 
@@ -347,8 +399,14 @@ class Batcher:
 
     async def _async_batch(self, batch: Batch) -> None:
         assert self._run_async is not None  # noqa: S101 - start() chose this thread for it
-        await self._run_async(batch)
-        self.done(batch)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is one
+        self._tasks[id(batch)] = task
+        try:
+            await self._run_async(batch)
+        finally:
+            del self._tasks[id(batch)]
+            self.done(batch)
 
 
 def _expire(pieces: Sequence[Piece | Packed]) -> None:

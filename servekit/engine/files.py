@@ -1,16 +1,15 @@
 """Inference on files: read the inputs of one item, write its outputs whole or not at all.
 
-Only regular files directly in the named directory are opened; a symbolic link, fifo or device in place of an input is
-refused, and every size is checked before the bytes are read.
+Callers name directories, never files. What they name is opened by the rules of `engine/roots.py`, and every size is
+checked before the bytes are read. Outputs are written aside and renamed: a link in the place of one is replaced, not
+followed.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ import numpy as np
 from servekit import codecs
 from servekit.codecs import ITEM, Decoded, Limits
 from servekit.contract import InferFiles, InputFile, Written
+from servekit.engine.roots import Root, open_file, open_under, reason
 from servekit.errors import InvalidInput, PredictFailed, ServeError, Unprocessable
 from servekit.signature import Json, Signature
 
@@ -26,23 +26,22 @@ if TYPE_CHECKING:
     from servekit.codecs import Column
 
 
-def make_output_dir(path: str) -> None:
+WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def make_output_dir(path: str, roots: Sequence[Root]) -> None:
     """Create `path` with its parents if it is absent. Raises InvalidInput."""
-    try:
-        if not Path(path).is_absolute():
-            raise InvalidInput(f"output: expected an absolute path, got {path!r}")
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise InvalidInput(f"output: cannot create the directory {path!r}: {_reason(error)}", cause=error) from error
+    with open_under(roots, path, "output", make=True):
+        return
 
 
-def read_inputs(call: InferFiles, signature: Signature, limits: Limits) -> Decoded:
+def read_inputs(call: InferFiles, signature: Signature, limits: Limits, roots: Sequence[Root]) -> Decoded:
     """One item from the input files.
 
-    Raises InvalidInput when a file is missing or is not a readable regular file, Unprocessable when what it holds is
-    not what the input declares.
+    Raises InvalidInput when the directory may not be used, or a file is missing or is not a readable regular file;
+    Unprocessable when what it holds is not what the input declares.
     """
-    with _directory(call.input_dir, "input") as directory:
+    with open_under(roots, call.input_dir, "input") as directory:
         bodies = [(file, _read(directory, call.input_dir, file, limits)) for file in call.inputs]
     items: dict[str, Any] = {}
     for file, body in bodies:
@@ -57,7 +56,7 @@ def read_inputs(call: InferFiles, signature: Signature, limits: Limits) -> Decod
     return Decoded(1, {name: _column(item) for name, item in items.items()}, ITEM)
 
 
-def write_outputs(call: InferFiles, signature: Signature, columns: dict[str, Column]) -> Written:
+def write_outputs(call: InferFiles, signature: Signature, columns: dict[str, Column], roots: Sequence[Root]) -> Written:
     """Write every output file of one item; readers see the old file or the whole new one. Raises ServeError."""
     result = codecs.result_object(signature, columns, 0)
     bodies = []
@@ -67,19 +66,17 @@ def write_outputs(call: InferFiles, signature: Signature, columns: dict[str, Col
         else:
             body = codecs.encode_output(signature.outputs[file.output], columns[file.output][0], file.media_type)
         bodies.append((file.filename, body))
-    with _directory(call.output_dir, "output") as directory:
+    with open_under(roots, call.output_dir, "output") as directory:
         written: list[tuple[str, str]] = []
         try:
             for filename, body in bodies:
-                temporary = f".{filename}.{secrets.token_hex(8)}"
+                temporary = f".servekit-{secrets.token_hex(8)}"
                 written.append((temporary, filename))
                 _write(directory, temporary, body)
             for temporary, filename in written:
                 os.replace(temporary, filename, src_dir_fd=directory, dst_dir_fd=directory)
         except OSError as error:
-            raise PredictFailed(
-                f"output: cannot write to {call.output_dir!r}: {_reason(error)}", cause=error
-            ) from error
+            raise PredictFailed(f"output: cannot write to {call.output_dir!r}: {reason(error)}", cause=error) from error
         finally:
             for temporary, _ in written:
                 _remove(directory, temporary)
@@ -103,37 +100,13 @@ def blame(error: ServeError, call: InferFiles) -> ServeError:
     return error
 
 
-@contextmanager
-def _directory(path: str, field: str) -> Iterator[int]:
-    try:
-        if not Path(path).is_absolute():
-            raise InvalidInput(f"{field}: expected an absolute path, got {path!r}")
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:
-        raise InvalidInput(f"{field}: cannot open the directory {path!r}: {_reason(error)}", cause=error) from error
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 def _read(directory: int, directory_path: str, file: InputFile, limits: Limits) -> bytes:
     path = str(Path(directory_path, file.filename))
     limit = min(limits.max_array_bytes, limits.max_array_bytes if file.max_bytes is None else file.max_bytes)
-    try:
-        # O_NONBLOCK: opening a fifo that nobody writes to must not hang.
-        descriptor = os.open(
-            file.filename, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory
-        )
-    except OSError as error:
-        raise InvalidInput(f"input: cannot open the file {path!r}: {_reason(error)}", cause=error) from error
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise InvalidInput(f"input: expected a regular file at {path!r}")
+    descriptor, size = open_file(directory, file.filename, path, "input")
     with os.fdopen(descriptor, "rb") as opened:
-        if status.st_size > limit:
-            raise Unprocessable(f"{file.filename}: expected at most {limit} bytes, got {status.st_size}")
+        if size > limit:
+            raise Unprocessable(f"{file.filename}: expected at most {limit} bytes, got {size}")
         # One byte more than allowed shows a file that grew since.
         body = opened.read(limit + 1)
     if len(body) > limit:
@@ -142,7 +115,7 @@ def _read(directory: int, directory_path: str, file: InputFile, limits: Limits) 
 
 
 def _write(directory: int, filename: str, body: bytes) -> None:
-    descriptor = os.open(filename, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=directory)
+    descriptor = os.open(filename, WRITE, 0o666, dir_fd=directory)
     with os.fdopen(descriptor, "wb") as opened:
         opened.write(body)
 
@@ -156,8 +129,3 @@ def _remove(directory: int, filename: str) -> None:
 
 def _column(item: Any) -> Column:
     return item[np.newaxis] if isinstance(item, np.ndarray) else [item]
-
-
-def _reason(error: OSError | ValueError) -> str:
-    """The system's words without its own copy of the path."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -37,6 +37,7 @@ from servekit.engine.batcher import Batcher
 from servekit.engine.lifecycle import Lifecycle
 from servekit.engine.loader import Loader
 from servekit.engine.model import USER_ERRORS, Model
+from servekit.engine.roots import Root, job_roots
 from servekit.engine.stats import Snapshot, Stats
 from servekit.engine.ticket import Batch, Packed, Piece, Results, Ticket
 from servekit.errors import CallerError, LoadFailed, NotFound, NotReady, PredictFailed, ServeError
@@ -98,11 +99,14 @@ class Performer:
         limits: Limits,
         description: Description,
         fleet: Fleet,
+        roots: Sequence[Root] | None = None,
         nan: Literal["error", "null"] = "error",
         stats: Stats | None = None,
         measure: Callable[[Snapshot, Mapping[str, int], str | None], Encoded] | None = None,
     ) -> None:
-        """stats: where batches are counted. measure: writes down what the workers' `stats` hold."""
+        """roots: where jobs may name directories; default: wherever `job_roots` allows.
+        stats: where batches are counted. measure: writes down what the workers' `stats` hold.
+        """
         self.model = model
         self.signature = model.signature
         self.loader = loader
@@ -110,6 +114,7 @@ class Performer:
         self.limits = limits
         self.description = description
         self.fleet = fleet
+        self.roots = job_roots() if roots is None else roots
         self._nan = nan
         self._stats = stats
         self._measure = measure
@@ -203,10 +208,10 @@ class Performer:
 
     def _infer_files(self, call: InferFiles, context: Context, done: Done) -> Ticket | None:
         """The order of the steps is a contract (Modzy checks it): output directory, model, inputs, outputs."""
-        files.make_output_dir(call.output_dir)
+        files.make_output_dir(call.output_dir, self.roots)
 
         def write(columns: dict[str, Any]) -> Written:
-            return files.write_outputs(call, self.signature, columns)
+            return files.write_outputs(call, self.signature, columns, self.roots)
 
         def blamed(thunk: Thunk) -> None:
             def outcome() -> Any:
@@ -222,7 +227,7 @@ class Performer:
                 done(_raising(error))
                 return
             try:
-                decoded = files.read_inputs(call, self.signature, self.limits)
+                decoded = files.read_inputs(call, self.signature, self.limits, self.roots)
             except ServeError as refused:
                 done(_raising(refused))
                 return

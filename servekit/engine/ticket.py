@@ -132,7 +132,7 @@ class Batch:
     """What one call of `predict` gets.
 
     started_s: when it was closed, on the batcher's clock. model_s: seconds in `predict`, once it has returned.
-    failed: `predict` raised, so that its time tells nothing.
+    failed: `predict` raised, so that its time tells nothing. given_up: it did not return; see `replace_stuck`.
     """
 
     pieces: list[Any]
@@ -141,3 +141,4 @@ class Batch:
     started_s: float = 0.0
     model_s: float = 0.0
     failed: bool = False
+    given_up: bool = False

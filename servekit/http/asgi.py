@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from servekit.contract import Reply, Request
-from servekit.dispatch import Dispatcher, body_too_large
+from servekit.dispatch import Dispatcher, Held, body_too_large
+from servekit.errors import Overloaded, ServeError, TooLarge
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -51,29 +52,39 @@ class AsgiDoor:
             id=self._dispatcher.request_id(headers),
             peer=client[0] if client else "",
         )
+        held = Held(self._dispatcher.bodies)
+        try:
+            body = await self._read(head, receive, held)
+            if body is not None:
+                request = Request(head.method, head.path, head.query, headers, body, head.id, head.peer)
+                await self._answer(request, receive, send)
+        except (TooLarge, Overloaded) as error:
+            await self._refuse(head, error, receive, send)
+        finally:
+            held.drop()
+
+    async def _read(self, head: Request, receive: Receive, held: Held) -> bytes | None:
+        """The body; None when the caller has left. Raises TooLarge, Overloaded."""
         limit = self._dispatcher.max_body_bytes
         announced = head.header(b"content-length")
         if announced is not None and announced.isdigit() and int(announced) > limit:
-            await self._refuse(head, announced, receive, send)
-            return
+            raise body_too_large(limit, announced)
         chunks: list[bytes] = []
         size = 0
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return
+                return None
             chunk = message.get("body", b"")
             if chunk:
                 size += len(chunk)
                 if size > limit:
-                    await self._refuse(head, "more", receive, send)
-                    return
+                    raise body_too_large(limit, "more")
+                if chunks:
+                    held.hold(len(chunk))
                 chunks.append(chunk)
             if not message.get("more_body", False):
-                break
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        request = Request(head.method, head.path, head.query, headers, body, head.id, head.peer)
-        await self._answer(request, receive, send)
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def _answer(self, request: Request, receive: Receive, send: Send) -> None:
         exchange = self._dispatcher.begin(request)
@@ -122,8 +133,8 @@ class AsgiDoor:
         await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else reply.body})
         exchange.sent()
 
-    async def _refuse(self, head: Request, came: str, receive: Receive, send: Send) -> None:
-        reply = self._dispatcher.refuse(head, body_too_large(self._dispatcher.max_body_bytes, came))
+    async def _refuse(self, head: Request, error: ServeError, receive: Receive, send: Send) -> None:
+        reply = self._dispatcher.refuse(head, error)
         await _send_head(reply, head, send, ((b"connection", b"close"),))
         await send({"type": "http.response.body", "body": reply.body, "more_body": True})
         until_s = time.monotonic() + LINGER_S
@@ -160,8 +171,8 @@ async def _live(receive: Receive, send: Send) -> None:
 class _WithDocs:
     """The door, and FastAPI for the paths of the schema, made when the first of them is asked for."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+    def __init__(self, dispatcher: Dispatcher, of: Dispatcher) -> None:
+        self._dispatcher = of
         self._door = AsgiDoor(dispatcher)
         self._docs: App | None = None
 
@@ -185,6 +196,9 @@ class _WithDocs:
         return app
 
 
-def build_app(dispatcher: Dispatcher, *, docs: bool = False) -> App:
-    """The application: the platforms' routes, and with `docs` also `/docs` and `/openapi.json`."""
-    return _WithDocs(dispatcher) if docs else AsgiDoor(dispatcher)
+def build_app(dispatcher: Dispatcher, *, docs: bool = False, of: Dispatcher | None = None) -> App:
+    """The application: the platforms' routes, and with `docs` also `/docs` and `/openapi.json`.
+
+    of: whose routes the schema describes, when they are on another port.
+    """
+    return _WithDocs(dispatcher, of or dispatcher) if docs else AsgiDoor(dispatcher)

@@ -30,7 +30,8 @@ from servekit.dispatch import Dispatcher, Exchange, body_too_large
 from servekit.engine.ticket import Packed
 from servekit.errors import DeadlineExceeded, ServeError
 from servekit.http.heads import END_OF_HEAD, MAX_HEAD_BYTES, Head, Header, Heads, Short, headers_of
-from servekit.http.protocol import LINGER_S, LimitedProtocol
+from servekit.http.limits import LINGER_S
+from servekit.http.protocol import LimitedProtocol
 
 logger = logging.getLogger("servekit.request")
 
@@ -70,6 +71,7 @@ class Job(Packed):
     response_started = False
     response_complete = False
     disconnected = False
+    held_bytes = 0
     exchange: Exchange | None = None
     timer: asyncio.TimerHandle | None = None
 
@@ -213,6 +215,8 @@ class Lane:
             length = len(body)
             to_id = TO_ID[length] if length < len(TO_ID) else b"%d\r\nx-request-id: " % length
             connection.transport.write(b"".join((start, to_id, job.id, short.tail, end, body)))
+            if job.held_bytes:
+                self.drop(job)
             seconds.append(clock_s - job.arrived_s)
             if lines:
                 lines -= 1
@@ -226,6 +230,11 @@ class Lane:
             else:
                 connection.ended(job, now_s)
         self._count(of, seconds)
+
+    def drop(self, job: Job) -> None:
+        """The body is no longer needed."""
+        self.dispatcher.bodies.drop(job.held_bytes)
+        job.held_bytes = 0
 
     def _count(self, short: Short | None, seconds: list[float]) -> None:
         if short is not None and seconds and self._stats is not None:
@@ -243,10 +252,10 @@ class Lane:
 
     def _sweep(self) -> None:
         """One timer for all connections, instead of several for every request."""
-        now_s, clock_s = self.loop.time(), self.dispatcher.clock()
+        now_s = self.loop.time()
         self.heads.sweep()
         for connection in list(self.connections):
-            connection.check(now_s, clock_s)
+            connection.check(now_s)
         self.loop.call_later(self._sweep_s, self._sweep)
 
     def cut_off(self, error: ServeError) -> None:
@@ -276,7 +285,6 @@ class FastLane(LimitedProtocol):
         self._fed = b""
         self._raw = b""
         self._raw_is_all = False
-        self._idle_since_s = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -287,8 +295,10 @@ class FastLane(LimitedProtocol):
         self.lane.connections.discard(self)
         job = self._job
         self._job = self._reading = None
-        if job is not None and not job.response_complete:
-            _abandon(job)
+        if job is not None:
+            self.lane.drop(job)
+            if not job.response_complete:
+                _abandon(job)
         super().connection_lost(exc)
 
     # --- bytes ---
@@ -322,6 +332,7 @@ class FastLane(LimitedProtocol):
                             self._general(job)
                     else:
                         self._at_boundary = self._in_head = False
+                        self._body_since_s = self.loop.time()
                         self._reading = job
                         self._chunks = job.received
                         self._left = left
@@ -339,6 +350,8 @@ class FastLane(LimitedProtocol):
 
     def _body_part(self, data: bytes) -> None:
         """A part of a body whose length is known."""
+        if self._reading is not None and not self._hold(self._reading, len(data)):
+            return
         self._chunks.append(data)
         self._left -= len(data)
         if self._left > 0:
@@ -380,7 +393,7 @@ class FastLane(LimitedProtocol):
         ):
             self._to_asgi()
             return
-        self._head_complete()
+        self._head_complete(self.cycle)
         headers = self.headers
         length = next((value for name, value in headers if name == b"content-length"), b"")
         head = Head(
@@ -417,7 +430,22 @@ class FastLane(LimitedProtocol):
         if self._size > self.lane.dispatcher.max_body_bytes:
             self._too_large(job, "more")
             return
+        if len(self._chunks) and not self._hold(job, len(body)):
+            return
         self._chunks.append(body)
+
+    def _hold(self, job: Job, size: int) -> bool:
+        """Is there room for more of this body? If not, it is refused."""
+        try:
+            self.lane.dispatcher.bodies.hold(size)
+        except ServeError as error:
+            self._give_up(job, error)
+            return False
+        job.held_bytes += size
+        return True
+
+    def _received_bytes(self) -> int:
+        return super()._received_bytes() if self._reading is None else sum(map(len, self._chunks))
 
     def on_message_complete(self) -> None:
         job = self._reading
@@ -532,6 +560,7 @@ class FastLane(LimitedProtocol):
     def ended(self, job: Job, now_s: float) -> None:
         """The reply is written: make ready for the next request of this connection."""
         job.response_complete = True
+        self.lane.drop(job)
         cycle: Any = self.cycle
         if cycle is job:
             self.idle(now_s)
@@ -549,11 +578,16 @@ class FastLane(LimitedProtocol):
         self._idle_since_s = now_s
 
     def _too_large(self, job: Job, came: str) -> None:
-        """Answer at once, read and drop the rest for a while, and close."""
+        self._give_up(job, body_too_large(self.lane.dispatcher.max_body_bytes, came))
+
+    def _give_up(self, job: Job, error: ServeError) -> None:
+        """Answer a request whose body is still arriving, read and drop the rest for a while, and close."""
         self._refused = True
         self._reading = None
-        dispatcher = self.lane.dispatcher
-        reply = dispatcher.refuse(job.request(), body_too_large(dispatcher.max_body_bytes, came))
+        self._chunks = []
+        self._left = 0
+        self.lane.drop(job)
+        reply = self.lane.dispatcher.refuse(job.request(), error)
         job.ended = True
         self.transport.write(self._whole(reply, job.id, keep_alive=False))
         job.response_complete = True
@@ -575,10 +609,11 @@ class FastLane(LimitedProtocol):
 
     # --- time ---
 
-    def check(self, now_s: float, clock_s: float) -> None:
-        """Called several times a second."""
+    def check(self, now_s: float) -> None:
+        super().check(now_s)
         job = self._job
         if job is not None:
+            clock_s = self.lane.dispatcher.clock()
             if job.exchange is None and self._reading is None and clock_s > job.deadline_s and not job.ended:
                 job.ended = True
                 timeout_s = self.lane.dispatcher.request_timeout_s

@@ -6,6 +6,9 @@ monkey-patched: code in those threads sees the ordinary `threading` and `socket`
 
 from __future__ import annotations
 
+import select
+import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
@@ -16,12 +19,16 @@ from gevent.event import Event
 from gunicorn.http.wsgi import Response
 
 from servekit.contract import Reply, Request
-from servekit.dispatch import Dispatcher, Exchange, body_too_large
-from servekit.errors import InvalidInput, ServeError
+from servekit.dispatch import Dispatcher, Exchange, Held, body_too_large
+from servekit.errors import BodyTimeout, InvalidInput, ServeError
+from servekit.http.limits import ConnectionLimits
 
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
-READ_BYTES = 64 * 1024
+# A slow caller is noticed between two reads.
+READ_BYTES = 8 * 1024
+# How often a caller that waits is looked for.
+WATCH_S = 0.5
 # See asgi.py: how much of a refused body is read and dropped so that the client sees the reply.
 LINGER_BYTES = 16 * 1024 * 1024
 LINGER_S = 2.0
@@ -30,8 +37,9 @@ LINGER_S = 2.0
 class WsgiDoor:
     """One WSGI application over a dispatcher. Make it inside the worker that serves it: it belongs to its hub."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, limits: ConnectionLimits) -> None:
         self._dispatcher = dispatcher
+        self._limits = limits
         self._wake = _Bridge()
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -45,23 +53,31 @@ class WsgiDoor:
             id=self._dispatcher.request_id(headers),
             peer=environ.get("REMOTE_ADDR", ""),
         )
-        limit = self._dispatcher.max_body_bytes
+        held = Held(self._dispatcher.bodies)
         try:
-            body = self._read(environ, head, limit)
+            return self._serve(environ, head, held, start_response)
+        finally:
+            held.drop()
+
+    def _serve(
+        self, environ: dict[str, Any], head: Request, held: Held, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        try:
+            body = self._read(environ, head, held)
         except ServeError as error:
             response = getattr(start_response, "__self__", None)
             if isinstance(response, Response):
                 response.force_close()
             chunks = _respond(self._dispatcher.refuse(head, error), head, start_response)
             return _Body(chunks, lambda: self._drop(environ))
-        request = Request(head.method, head.path, head.query, headers, body, head.id, head.peer)
+        request = Request(head.method, head.path, head.query, head.headers, body, head.id, head.peer)
         exchange = self._dispatcher.begin(request)
-        self._wait(exchange)
+        self._wait(exchange, environ.get("gunicorn.socket"))
         pool = gevent.get_hub().threadpool
         reply = pool.apply(exchange.finish) if exchange.finish_blocks else exchange.finish()
         return _Body(_respond(reply, request, start_response), exchange.sent)
 
-    def _wait(self, exchange: Exchange) -> None:
+    def _wait(self, exchange: Exchange, client: Any) -> None:
         ended = Event()
         timer = gevent.spawn_later(exchange.timeout_s, exchange.expire)
         try:
@@ -70,11 +86,16 @@ class WsgiDoor:
                 gevent.get_hub().threadpool.apply(exchange.start, (done,))
             else:
                 exchange.start(done)
-            ended.wait()
+            while not ended.wait(WATCH_S):
+                if _is_gone(client):
+                    exchange.abandon()
+                    raise ConnectionResetError("the caller left before the answer")
         finally:
             timer.kill(block=False)
 
-    def _read(self, environ: dict[str, Any], head: Request, limit: int) -> bytes:
+    def _read(self, environ: dict[str, Any], head: Request, held: Held) -> bytes:
+        """The body. Raises ServeError when it is too large, too slow or not whole."""
+        limit = self._dispatcher.max_body_bytes
         announced = environ.get("CONTENT_LENGTH") or ""
         if announced.isdigit() and int(announced) > limit:
             raise body_too_large(limit, announced)
@@ -82,17 +103,32 @@ class WsgiDoor:
             return b""
         chunks: list[bytes] = []
         size = 0
+        since_s = time.monotonic()
         try:
-            while chunk := environ["wsgi.input"].read(READ_BYTES):
+            while chunk := self._read_some(environ["wsgi.input"], since_s, size):
                 size += len(chunk)
                 if size > limit:
                     raise body_too_large(limit, "more")
+                if chunks:
+                    held.hold(len(chunk))
                 chunks.append(chunk)
         except OSError as error:
             raise InvalidInput("body: the connection ended before the body did", cause=error) from error
         if announced.isdigit() and size < int(announced):
             raise InvalidInput(f"body: expected {announced} bytes, got {size}")
         return b"".join(chunks)
+
+    def _read_some(self, stream: Any, since_s: float, size: int) -> bytes:
+        """More of a body of which `size` bytes are there. Raises BodyTimeout."""
+        # What of these bytes has come already cannot be seen, so the caller is taken to have sent them all.
+        patience_s = since_s + self._limits.body_patience_s(size + READ_BYTES) - time.monotonic()
+        try:
+            with gevent.Timeout(max(0.0, patience_s)):
+                some: bytes = stream.read(READ_BYTES)
+                return some
+        except gevent.Timeout:
+            elapsed_s = time.monotonic() - since_s
+            raise self._limits.body_lateness(elapsed_s, size) or BodyTimeout("body: expected it sooner") from None
 
     def _drop(self, environ: dict[str, Any]) -> None:
         dropped = 0
@@ -102,6 +138,18 @@ class WsgiDoor:
                     dropped += len(chunk)
         except (OSError, gevent.Timeout):
             return  # the caller is gone or too slow, which ends the lingering as well
+
+
+def _is_gone(client: Any) -> bool:
+    """Has the caller closed its side? Then nobody waits for the answer."""
+    if client is None:
+        return False
+    try:
+        poll = select.poll()
+        poll.register(client.fileno(), select.POLLIN)
+        return bool(poll.poll(0)) and client.recv(1, socket.MSG_PEEK) == b""
+    except (OSError, ValueError):  # broken, or closed by us
+        return True
 
 
 class _Bridge:
@@ -146,7 +194,9 @@ def _respond(reply: Reply, request: Request, start_response: StartResponse) -> l
         headers.append(("Content-Type", reply.media_type))
     headers.extend(reply.headers)
     start_response(f"{reply.status} {HTTPStatus(reply.status).phrase}", headers)
-    return [] if request.method == "HEAD" else [reply.body]
+    if request.method == "HEAD":
+        return []
+    return [reply.body]
 
 
 def _headers(environ: dict[str, Any]) -> list[tuple[bytes, bytes]]:

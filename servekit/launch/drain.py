@@ -9,15 +9,20 @@ from servekit.errors import ConfigError
 
 # With several platforms on one port nobody knows who will stop the container: fit into the shortest known kill.
 SHARED = DrainBudget(linger_s=8, finish_s=18, margin_s=2, kill_s=30)
+# The same in a pod, whose end its service learns of a little later than the pod itself; the default grace is 30 s.
+KUBERNETES = DrainBudget(linger_s=10, finish_s=18, margin_s=2, kill_s=30)
 MIN_FINISH_S = 1.0
 
 
-def resolve_budget(platforms: Sequence[Platform], *, linger_s: float | None, finish_s: float | None) -> DrainBudget:
+def resolve_budget(
+    platforms: Sequence[Platform], *, linger_s: float | None, finish_s: float | None, in_pod: bool = False
+) -> DrainBudget:
     """The platform's budget with the user's numbers in place. Raises ConfigError with the sum spelled out.
 
+    in_pod: with several platforms on one port, Kubernetes stops the container.
     With only `linger_s` given, the time to finish shrinks as far as it must to fit.
     """
-    base = platforms[0].drain if len(platforms) == 1 else SHARED
+    base = platforms[0].drain if len(platforms) == 1 else KUBERNETES if in_pod else SHARED
     linger = base.linger_s if linger_s is None else linger_s
     finish = base.finish_s if finish_s is None else finish_s
     if base.kill_s is None:

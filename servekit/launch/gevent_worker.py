@@ -6,8 +6,11 @@ run in native threads with the ordinary standard library.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket as native_socket
+import time
+from collections.abc import Iterator
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -17,18 +20,49 @@ from gevent import hub, socket
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn import http, util
+from gunicorn.http import wsgi
+from gunicorn.http.body import ChunkedReader
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, NoMoreData, ParseException
 from gunicorn.workers.ggevent import GeventWorker as StockGeventWorker
 
-from servekit.errors import HeadersTooLarge, HeadTimeout, InvalidInput, PredictFailed, ServeError, UrlTooLong
-from servekit.http.protocol import LINGER_S, MAX_URL_BYTES
+from servekit.errors import HeadersTooLarge, InvalidInput, PredictFailed, ServeError, UrlTooLong
+from servekit.http.limits import LINGER_S, MAX_URL_BYTES, SPARE_AFTER_S, ConnectionLimits, unsent_bytes
 from servekit.launch.worker import BEAT_S, WorkerLife
 
 logger = logging.getLogger("servekit.launch")
 
 READ_BYTES = 64 * 1024
+# gunicorn's parser reads this much of a chunk at once.
+CHUNK_PART_BYTES = 8 * 1024
 # How long the last replies may take to be written.
 CUT_OFF_S = 0.2
+
+
+class _Response(wsgi.Response):  # type: ignore[misc]
+    """Without the line that names the server."""
+
+    def default_headers(self) -> list[str]:
+        return [line for line in super().default_headers() if not line.startswith("Server:")]
+
+
+class _Outlet:
+    """Where a reply is written. Raises TimeoutError when the caller takes nothing of it for `patience_s`."""
+
+    def __init__(self, client: Any, patience_s: float) -> None:
+        self._client = client
+        self._patience_s = patience_s
+
+    def sendall(self, data: bytes) -> None:
+        left = memoryview(data)
+        unread = 0
+        while left:
+            try:
+                left = left[self._client.send(left) :]
+            except TimeoutError:
+                before, unread = unread, len(left) + unsent_bytes(self._client)
+                if before and unread >= before:
+                    logger.warning("the caller took none of its reply for %g s: cut off", self._patience_s)
+                    raise
 
 
 class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
@@ -46,12 +80,16 @@ class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
     def init_process(self) -> None:
         self._busy = 0
         self._requests: dict[Any, Any] = {}  # and the greenlet of each
+        self._idle: dict[Any, float] = {}  # connections, and since when nothing is under way there
         self.patch()
         hub.reinit()
         super(StockGeventWorker, self).init_process()
 
     def run(self) -> None:
-        self.wsgi = self.service.wsgi_app()
+        self._limits = self.connection_limits()
+        self._apps = [self.service.wsgi_app(self._limits)]
+        if self.settings.admin_port is not None:
+            self._apps.append(self.service.admin_wsgi_app(self._limits))
         replaces = self.board.ever_ready
         self.service.start()
         # A worker that replaces another loads before it accepts: callers have somebody else to go to.
@@ -63,9 +101,10 @@ class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
 
     def _serve(self) -> None:
         servers = []
-        for listener in self.sockets:
+        pool = Pool(self.settings.max_connections)
+        for listener, app in zip(self.sockets, self._apps, strict=True):
             listener.setblocking(1)
-            server = StreamServer(listener, handle=partial(self.handle, listener), spawn=Pool(self.worker_connections))
+            server = StreamServer(listener, handle=partial(self._handle, app, listener), spawn=pool)
             if self.settings.workers > 1:
                 # One connection for each wake-up, so that the other workers get theirs.
                 server.max_accept = 1
@@ -78,6 +117,8 @@ class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
                 self.service.drain()
                 for request in self._requests:
                     request.force_close()
+            if pool.full():
+                self._make_room()
             gevent.sleep(BEAT_S)
         for server in servers:
             server.close()
@@ -93,28 +134,30 @@ class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
 
     # --- connections ---
 
-    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+    def _handle(self, app: Any, listener: Any, client: Any, addr: Any) -> None:
         """One connection, from its first byte to its end."""
-        settings = self.settings
-        late = HeadTimeout(f"headers: expected them within {settings.header_timeout_s:g} s")
-        idle_s = settings.header_timeout_s
+        limits, settings = self._limits, self.settings
+        idle_s = limits.header_timeout_s
         request: Any = None
-        client.setblocking(1)
+        # Of a reply some must be taken in this time; what is read has deadlines of its own.
+        client.settimeout(limits.write_timeout_s)
         try:
             name = listener.getsockname()
             parser = http.get_parser(self.cfg, client, addr)
             while True:
                 if not parser.unreader.buf.getbuffer().nbytes:
+                    self._idle[client] = time.monotonic()
                     socket.wait_read(client.fileno(), idle_s)
+                    self._idle.pop(client, None)
                 self._busy += 1
                 try:
-                    with gevent.Timeout(settings.header_timeout_s, late):
+                    with gevent.Timeout(limits.header_timeout_s, limits.head_late()):
                         request = next(parser)
                     self._check_head(request)
                     self._requests[request] = gevent.getcurrent()
                     if self.board.draining:
                         request.force_close()
-                    self.handle_request(name, request, client, addr)
+                    self._answer(app, name, request, client, addr)
                 finally:
                     self._requests.pop(request, None)
                     self._busy -= 1
@@ -126,16 +169,58 @@ class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001 - the last place where it can be answered
             self.handle_error(request, client, addr, error)
         finally:
+            self._idle.pop(client, None)
             util.close(client)
+
+    def _answer(self, app: Any, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        """Answer one request. Raises StopIteration when the connection ends with it."""
+        length = next((value for name, value in req.headers if name == "CONTENT-LENGTH"), "")
+        if length.isdigit() and int(length) > self.settings.max_body_bytes:
+            req._expected_100_continue = False  # it will be refused
+        response, environ = wsgi.create(req, sock, addr, listener_name, self.cfg, response_class=_Response)
+        response.sock = _Outlet(sock, self._limits.write_timeout_s)
+        if not self.alive:
+            response.force_close()
+        body = app(environ, response.start_response)
+        try:
+            for item in body:
+                response.write(item)
+            response.close()
+        except Exception as error:
+            if response.headers_sent and not isinstance(error, OSError):
+                # There is no way to say it any more.
+                raise ConnectionAbortedError(str(error)) from error
+            raise
+        finally:
+            if hasattr(body, "close"):  # PEP 3333
+                body.close()
+        if response.should_close():
+            raise StopIteration
+
+    def _make_room(self) -> None:
+        """Close what has been idle longest, so that new connections are accepted."""
+        now_s = time.monotonic()
+        spare = sorted((since_s, client.fileno(), client) for client, since_s in self._idle.items())
+        for since_s, _, client in spare[: max(1, self.settings.max_connections // 10)]:
+            if now_s - since_s > SPARE_AFTER_S:
+                self._idle.pop(client, None)
+                # Its greenlet wakes up, reads the end, and closes it.
+                with contextlib.suppress(OSError):
+                    client.shutdown(native_socket.SHUT_RDWR)
 
     def _check_head(self, request: Any) -> None:
         """What gunicorn's parser lets through."""
         size = sum(len(name) + len(value) + 4 for name, value in request.headers)
-        if size > self.settings.max_header_bytes:
-            raise HeadersTooLarge(f"headers: expected at most {self.settings.max_header_bytes} bytes, got more")
+        if size > self._limits.max_header_bytes:
+            raise self._limits.headers_too_large()
+        if request.version not in ((1, 0), (1, 1)):
+            raise InvalidInput("expected HTTP/1.1 or HTTP/1.0, got another version")
         hosts = sum(name == "HOST" for name, _ in request.headers)
         if request.version == (1, 1) and hosts != 1:
             raise InvalidInput(f"Host: expected exactly one, got {hosts}")
+        reader = request.body.reader
+        if isinstance(reader, ChunkedReader):
+            reader.parser = _counted(reader.parser, self._limits)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """What could not become a reply, in the platform's form; then the connection ends."""
@@ -173,3 +258,12 @@ class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
             error = PredictFailed("internal error", cause=exc)
         error.__cause__ = exc
         return error
+
+
+def _counted(pieces: Iterator[bytes], limits: ConnectionLimits) -> Iterator[bytes]:
+    """The pieces of a chunked body, each at least a part of one chunk."""
+    for number, piece in enumerate(pieces):
+        # What arrives in parts is not many chunks, so only small pieces count.
+        if number >= limits.max_chunks and len(piece) < CHUNK_PART_BYTES:
+            raise limits.too_many_chunks()
+        yield piece

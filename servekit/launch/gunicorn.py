@@ -58,6 +58,8 @@ class ServekitArbiter(Arbiter):  # type: ignore[misc]
         self._stop_at_s: float | None = None
         self._boot_failures = 0
         self._not_before_s = 0.0
+        self._umask = os.umask(0)
+        os.umask(self._umask)
 
     # --- signals ---
 
@@ -155,7 +157,12 @@ class ServekitArbiter(Arbiter):  # type: ignore[misc]
         try:
             return super().spawn_worker()
         except (OSError, RuntimeError) as error:
-            # No process, descriptor or disk left: the workers that live go on serving.
+            if os.getpid() != self.pid:
+                # A child that could not even begin must not go on as a second master.
+                os._exit(BOOT_ERROR)
+            # No process, descriptor or disk left: the workers that live go on serving. gunicorn opens the mask while it
+            # makes the heartbeat's file, and leaves it so when that fails.
+            os.umask(self._umask)
             self._back_off(f"cannot start a worker: {error}")
             return None
 
@@ -213,10 +220,19 @@ class ServekitArbiter(Arbiter):  # type: ignore[misc]
 class Application(BaseApplication):  # type: ignore[misc]
     """gunicorn's configuration, from our settings alone: neither gunicorn.conf.py nor GUNICORN_CMD_ARGS is read."""
 
-    def __init__(self, settings: Settings, builder: str = "servekit.launch.service:build_service") -> None:
-        """builder: `module:function` that makes a worker's service of (settings, board, slot), after the fork."""
+    def __init__(
+        self,
+        settings: Settings,
+        builder: str = "servekit.launch.service:build_service",
+        heartbeat_timeout_s: int = HEARTBEAT_TIMEOUT_S,
+    ) -> None:
+        """builder: `module:function` that makes a worker's service of (settings, board, slot), after the fork.
+
+        heartbeat_timeout_s: a worker that has not given a sign of life for longer is replaced.
+        """
         self.settings = settings
         self.builder = builder
+        self.heartbeat_timeout_s = heartbeat_timeout_s
         self.board = Board(settings.workers)
         super().__init__()
 
@@ -224,10 +240,10 @@ class Application(BaseApplication):  # type: ignore[misc]
         settings = self.settings
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         options: dict[str, Any] = {
-            "bind": f"{host}:{settings.port}",
+            "bind": [f"{host}:{port}" for port in (settings.port, settings.admin_port) if port is not None],
             "workers": settings.workers,
             "worker_class": WORKERS[settings.worker],
-            "timeout": HEARTBEAT_TIMEOUT_S,
+            "timeout": self.heartbeat_timeout_s,
             "graceful_timeout": int(settings.drain.finish_s) or 1,
             "keepalive": int(settings.keep_alive_s),
             "backlog": BACKLOG,
@@ -273,7 +289,7 @@ def heartbeat_dir() -> str | None:
     return str(shm) if shm.is_dir() and os.access(shm, os.W_OK | os.X_OK) else None
 
 
-def run(settings: Settings) -> NoReturn:
+def run(settings: Settings, *, heartbeat_timeout_s: int = HEARTBEAT_TIMEOUT_S) -> NoReturn:
     """Serve until told to stop; exits the process: 0 after a stop, 3 when the model cannot be served."""
     # Imports make next to no garbage; `_when_ready` turns it on again.
     gc.disable()
@@ -291,4 +307,4 @@ def run(settings: Settings) -> NoReturn:
         os.environ["SERVEKIT_CACHE_DIR"] = settings.cache_dir
     if settings.workers > 1:
         turns.announce()
-    Application(settings).run()
+    Application(settings, heartbeat_timeout_s=heartbeat_timeout_s).run()

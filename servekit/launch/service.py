@@ -10,20 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from servekit.codecs import Limits
-from servekit.contract import Description, Encoded, Measure, Platform, Reply, Request, Route, Site, State
+from servekit.contract import Description, Encoded, Limits, Measure, Platform, Reply, Request, Route, Site, State
 from servekit.dispatch import Dispatcher, Mounted
 from servekit.engine.lifecycle import Lifecycle
 from servekit.engine.loader import Loader
 from servekit.engine.model import Model
 from servekit.engine.perform import Alone, Fleet, Performer
+from servekit.engine.roots import job_roots
 from servekit.engine.stats import Snapshot, Stats
 from servekit.errors import ConfigError, LoadFailed, ServeError
+from servekit.launch.target import stays_inside
 from servekit.predictor import Predictor
 from servekit.requestlog import LINES_PER_S
 from servekit.signature import Image, Json
 
 if TYPE_CHECKING:
+    from servekit.http.limits import ConnectionLimits
     from servekit.launch.board import Board
     from servekit.launch.settings import Settings
 
@@ -31,6 +33,8 @@ logger = logging.getLogger("servekit.launch")
 
 MAX_SITE_FILE_BYTES = 1024 * 1024
 METRICS_PATH = "/metrics"
+# Nothing there takes a body.
+MAX_ADMIN_BODY_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,9 @@ class Plan:
     """Everything that `assemble` needs besides the predictor.
 
     search: directories in which a platform's own files (config.json, model.yaml) are looked for, in order.
+    files_roots: directories that jobs on files may use; none: all but those of the system, the server and the model.
+    kept: directories of the model, which jobs may not use.
+    admin: the metrics have a dispatcher of their own, for a port of their own.
     """
 
     platforms: Sequence[Platform]
@@ -47,17 +54,22 @@ class Plan:
     workers: int = 1
     request_timeout_s: float = 60.0
     max_body_bytes: int = 64 * 1024 * 1024
+    max_bodies_bytes: int = 256 * 1024 * 1024
     nan: Literal["error", "null"] = "error"
     log_lines_per_s: float = LINES_PER_S
     metrics: bool = True
+    admin: bool = False
+    files_roots: Sequence[str] = ()
+    kept: Sequence[Path] = ()
     limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """One server's worth of objects, wired."""
+    """One server's worth of objects, wired. admin: what a second port answers, if there is one."""
 
     dispatcher: Dispatcher
+    admin: Dispatcher | None
     performer: Performer
     loader: Loader
     lifecycle: Lifecycle
@@ -91,8 +103,10 @@ def assemble(
         mounted.append(Mounted(platform, platform.routes(site)))
     _refuse_collisions(mounted)
     stats = None
+    metrics = (_metrics_route(),) if plan.metrics else ()
     if plan.metrics:
-        _add_metrics(mounted)
+        if not plan.admin and not any(route.path == METRICS_PATH for mount in mounted for route in mount.routes):
+            mounted[0] = Mounted(mounted[0].platform, (*mounted[0].routes, *metrics))
         paths = dict.fromkeys(route.path for mount in mounted for route in mount.routes)
         stats = Stats(tuple(paths), regions, slot)
     description = Description(
@@ -108,6 +122,7 @@ def assemble(
         limits=plan.limits,
         description=description,
         fleet=fleet or Alone(),
+        roots=job_roots(plan.files_roots, plan.kept, plan.search),
         nan=plan.nan,
         stats=stats,
         measure=_measure,
@@ -117,24 +132,27 @@ def assemble(
         performer,
         request_timeout_s=plan.request_timeout_s,
         max_body_bytes=plan.max_body_bytes,
+        max_bodies_bytes=plan.max_bodies_bytes,
         log_lines_per_s=plan.log_lines_per_s,
         stats=stats,
     )
-    return Parts(dispatcher, performer, loader, lifecycle)
+    admin = None
+    if plan.admin:
+        mount = Mounted(mounted[0].platform, metrics)
+        admin = Dispatcher(
+            [mount], performer, max_body_bytes=MAX_ADMIN_BODY_BYTES, log_lines_per_s=plan.log_lines_per_s
+        )
+    return Parts(dispatcher, admin, performer, loader, lifecycle)
 
 
-def _add_metrics(mounted: list[Mounted]) -> None:
-    """`GET /metrics` beside the first platform's routes, unless somebody has a route there."""
-    if any(route.path == METRICS_PATH for mount in mounted for route in mount.routes):
-        return
-    route = Route(
+def _metrics_route() -> Route:
+    return Route(
         ("GET",),
         METRICS_PATH,
         lambda request: Measure(request.header(b"accept")),
         lambda _request, _call, value: Reply(200, value.body, value.media_type),
         "what the workers have done, for Prometheus",
     )
-    mounted[0] = Mounted(mounted[0].platform, (*mounted[0].routes, route))
 
 
 def _measure(snapshot: Snapshot, states: Mapping[str, int], accept: str | None) -> Encoded:
@@ -151,6 +169,8 @@ def _site_files(platform: Platform, search: Sequence[Path]) -> dict[str, bytes]:
             path = directory / name
             if not path.is_file():
                 continue
+            if not stays_inside(path, directory):
+                raise ConfigError(f"{name}: expected a file in the model's directory, got a link that leads out of it")
             if path.stat().st_size > MAX_SITE_FILE_BYTES:
                 raise ConfigError(f"{name}: expected at most {MAX_SITE_FILE_BYTES} bytes, got {path.stat().st_size}")
             found[name] = path.read_bytes()
@@ -190,6 +210,10 @@ class _BoardFleet:
         self._board.request_stop()
 
 
+# So many threads may be lost to a `predict` that does not return.
+MAX_STUCK = 3
+
+
 class Service:
     """What a gunicorn worker runs: the doors and the life of one model copy."""
 
@@ -199,6 +223,8 @@ class Service:
         self._survives_failed_load = survives_failed_load
         self.loaded = threading.Event()
         self.fatal: BaseException | None = None
+        # Why this worker should be replaced by a new one.
+        self.worn_out: str | None = None
 
     def start(self) -> None:
         """Begin loading the model in a thread; `loaded` is set when that attempt has ended."""
@@ -225,21 +251,39 @@ class Service:
     def asgi_app(self) -> Any:
         from servekit.http.asgi import build_app
 
-        return build_app(self._parts.dispatcher, docs=self._docs)
+        return build_app(self._parts.dispatcher, docs=self._docs and self._parts.admin is None)
 
-    def wsgi_app(self) -> Any:
+    def admin_asgi_app(self) -> Any:
+        """What the second port answers: the metrics and the schema of the first."""
+        from servekit.http.asgi import build_app
+
+        return build_app(self._admin, docs=self._docs, of=self._parts.dispatcher)
+
+    def admin_wsgi_app(self, limits: ConnectionLimits) -> Any:
         from servekit.http.wsgi import WsgiDoor
 
-        return WsgiDoor(self._parts.dispatcher)
+        return WsgiDoor(self._admin, limits)
+
+    @property
+    def _admin(self) -> Dispatcher:
+        assert self._parts.admin is not None  # noqa: S101 - there is a second port only with it
+        return self._parts.admin
+
+    def wsgi_app(self, limits: ConnectionLimits) -> Any:
+        from servekit.http.wsgi import WsgiDoor
+
+        return WsgiDoor(self._parts.dispatcher, limits)
 
     def error_reply(self, error: ServeError) -> Reply:
         """The reply to bytes that never became a request, in the platform's form."""
         dispatcher = self._parts.dispatcher
-        return dispatcher.refuse(Request("-", "-", id=dispatcher.new_id()), error)
+        return dispatcher.refuse(Request("-", "-", id=dispatcher.new_id()), error, trace=False)
 
     def beat(self) -> None:
         """Called several times a second."""
         self._parts.dispatcher.beat()
+        if self.worn_out is None and self._parts.performer.batcher.replace_stuck() >= MAX_STUCK:
+            self.worn_out = f"{MAX_STUCK} calls of predict have not returned"
 
     def drain(self) -> None:
         """The server was told to end: go on serving, say so to probes."""
@@ -269,9 +313,14 @@ def build_service(settings: Settings, board: Board, slot: int) -> Service:
         workers=settings.workers,
         request_timeout_s=settings.request_timeout_s,
         max_body_bytes=settings.max_body_bytes,
+        max_bodies_bytes=settings.max_bodies_bytes,
+        limits=settings.body_limits,
         nan=settings.nan,
         log_lines_per_s=settings.log_lines_per_s,
         metrics=settings.metrics,
+        admin=settings.admin_port is not None,
+        files_roots=settings.files_roots,
+        kept=() if settings.model_dir == target.directory else (model_dir,),
     )
     parts = assemble(
         load_class(target),

@@ -21,6 +21,7 @@ from servekit.predictor import Predictor
 # SageMaker's model.tar.gz keeps code in code/, the model beside it.
 WELL_KNOWN = ("predictor.py", "code/predictor.py", "inference.py", "code/inference.py")
 FORMS = "module:Class, path/to/file.py[:Class], path/to/model.onnx, or a directory that holds one of them"
+ARCHIVES = (".tar.gz", ".tgz", ".tar")
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 CLASS = re.compile(r"[A-Za-z_]\w*")
 
@@ -63,6 +64,9 @@ def _named(text: str, cwd: Path) -> Target:
     if class_name and not CLASS.fullmatch(class_name):
         raise ConfigError(f"TARGET {text!r}: expected a class name after the colon, got {class_name!r}")
     path = (cwd / name).resolve()
+    if name.endswith(".onnx"):
+        # Its own name, not the one that it links to: external data lies beside the link in a hub's cache.
+        path = (cwd / name).parent.resolve() / Path(name).name
     if path.is_dir() and not (class_name and MODULE.fullmatch(name) and not _has_code(path)):
         return _in_directory(path, text, class_name or None)
     if name.endswith((".onnx", ".py")):
@@ -71,9 +75,32 @@ def _named(text: str, cwd: Path) -> Target:
         return _of_file(path, text, class_name or None)
     if class_name and MODULE.fullmatch(name):
         return Target("module", text, cwd.resolve(), module=name, class_name=class_name)
+    if is_archive(path):
+        raise ConfigError(f"TARGET {text!r}: expected a .py or .onnx file; an archive goes to --model-dir")
     if path.exists():
         raise ConfigError(f"TARGET {text!r}: expected a .py or .onnx file, got {path.name!r}")
     raise ConfigError(f"TARGET {text!r}: expected {FORMS}; there is no file or directory of this name")
+
+
+def is_archive(path: Path) -> bool:
+    return path.name.endswith(ARCHIVES) and path.is_file()
+
+
+def lone_archive(directory: Path) -> Path | None:
+    """The archive in a directory that holds nothing else, hidden files aside."""
+    try:
+        visible = [path for path in directory.iterdir() if not path.name.startswith(".")]
+    except OSError:
+        return None  # who needs the directory will say what is wrong with it
+    return visible[0] if len(visible) == 1 and is_archive(visible[0]) else None
+
+
+def stays_inside(path: Path, directory: Path) -> bool:
+    """Do the symbolic links of `path`, if any, stay in the directory? Those that lead to it may come from anywhere.
+
+    Mounted volumes are full of links that do (Kubernetes has `..data` and a link to it for every file).
+    """
+    return path.resolve().is_relative_to(directory.resolve())
 
 
 def load_class(target: Target) -> type[Predictor]:
@@ -111,6 +138,7 @@ def _of_file(path: Path, text: str, class_name: str | None) -> Target:
 def _in_directory(directory: Path, text: str, class_name: str | None) -> Target:
     for name in WELL_KNOWN:
         if (directory / name).is_file():
+            _refuse_outside(directory / name, directory, text)
             target = _of_file(directory / name, text, class_name)
             # The model lies at the top even when the code is in code/.
             return Target("file", text, directory, path=target.path, class_name=class_name)
@@ -118,6 +146,7 @@ def _in_directory(directory: Path, text: str, class_name: str | None) -> Target:
     models = [] if class_name else _visible(directory, "*.onnx") or _visible(directory, "*/*.onnx")
     candidates = scripts or models
     if len(candidates) == 1:
+        _refuse_outside(candidates[0], directory, text)
         return _of_file(candidates[0], text, class_name)
     if not candidates:
         raise ConfigError(
@@ -129,8 +158,17 @@ def _in_directory(directory: Path, text: str, class_name: str | None) -> Target:
 
 def _visible(directory: Path, pattern: str) -> list[Path]:
     """Files that match, hidden ones left out: tar on a Mac puts `._model.onnx` beside `model.onnx`."""
-    found = sorted(directory.glob(pattern))
+    found = sorted(path for path in directory.glob(pattern) if path.is_file())
     return [path for path in found if not any(part.startswith(".") for part in path.relative_to(directory).parts)]
+
+
+def _refuse_outside(path: Path, directory: Path, text: str) -> None:
+    if not stays_inside(path, directory):
+        name = path.relative_to(directory)
+        raise ConfigError(
+            f"TARGET {text!r}: {str(name)!r} is reached by a symbolic link that leads out of the directory: expected a "
+            "file in it, or TARGET to name the file itself"
+        )
 
 
 def _has_code(directory: Path) -> bool:

@@ -13,7 +13,7 @@ import uvloop
 from gunicorn.workers.base import Worker
 
 from servekit.http.fastlane import FastLane, Lane
-from servekit.http.protocol import HeadLimits, LimitedProtocol
+from servekit.http.protocol import LimitedProtocol
 from servekit.launch.gunicorn import BACKLOG
 from servekit.launch.worker import BEAT_S, MARGIN_S, WorkerLife
 
@@ -36,20 +36,14 @@ class UvicornWorker(WorkerLife, Worker):  # type: ignore[misc]
             runner.run(self._main())
         self.end()
 
-    def _config(self) -> uvicorn.Config:
+    def _config(self, app: Any, lane: Lane | None) -> uvicorn.Config:
         settings = self.settings
-        limits = HeadLimits(
-            max_bytes=settings.max_header_bytes,
-            max_headers=settings.max_headers,
-            timeout_s=settings.header_timeout_s,
-            refuse=self.service.error_reply,
-            draining=lambda: self.board.draining,
-        )
+        limits = self.connection_limits()
         return uvicorn.Config(
-            self._answered(self.service.asgi_app()),
+            self._answered(app),
             http=partial(LimitedProtocol, limits=limits)  # type: ignore[arg-type]
-            if self._lane is None
-            else partial(FastLane, limits=limits, lane=self._lane),
+            if lane is None
+            else partial(FastLane, limits=limits, lane=lane),
             loop="none",
             ws="none",
             lifespan="off",
@@ -97,37 +91,52 @@ class UvicornWorker(WorkerLife, Worker):  # type: ignore[misc]
                 keep_alive_s=self.settings.keep_alive_s,
                 max_header_bytes=self.settings.max_header_bytes,
             )
-        server = _Server(self._config())
-        heart = asyncio.ensure_future(self._heart(server))
+        server = _Server(self._config(self.service.asgi_app(), self._lane))
+        servers = {server: self.sockets[:1]}
+        if self.settings.admin_port is not None:
+            servers[_Server(self._config(self.service.admin_asgi_app(), None))] = self.sockets[1:]
+        heart = asyncio.ensure_future(self._heart(list(servers)))
         replaces = self.board.ever_ready
         self.service.start()
         # A worker that replaces another loads before it accepts: callers have somebody else to go to.
         while replaces and self.alive and not self.service.loaded.is_set():  # noqa: ASYNC110 - a thread sets it
             await asyncio.sleep(BEAT_S / 10)
         if self.alive and not (replaces and self.service.fatal):
-            await server.serve(sockets=[listener.sock for listener in self.sockets])
+            await asyncio.gather(
+                *(
+                    server.serve(sockets=[listener.sock for listener in listeners])
+                    for server, listeners in servers.items()
+                )
+            )
         if self._lane is not None:
             self._lane.cut_off(self.cut_off())
         heart.cancel()
 
-    async def _heart(self, server: _Server) -> None:
+    async def _heart(self, servers: list[_Server]) -> None:
         """Beats through start and shutdown alike, on the loop's monotonic clock."""
         announced = given_up = False
         while True:
             if not self.beat():
-                server.should_exit = True
-                server.force_exit = self.quick or self.service.fatal is not None
+                for server in servers:
+                    server.should_exit = True
+                    server.force_exit = self.quick or self.service.fatal is not None
                 if not given_up and self.giving_up():
                     given_up = True
                     asyncio.get_running_loop().run_in_executor(None, self.service.stop, 0.0)
             if self.board.draining and not announced:
                 announced = True
-                self._announce(server)
+                self._announce(servers)
+            now_s = asyncio.get_running_loop().time()
+            for connection in _connections(servers):
+                if not isinstance(connection, FastLane):  # which the lane looks after
+                    connection.check(now_s)
             await asyncio.sleep(BEAT_S)
 
-    def _announce(self, server: _Server) -> None:
+    def _announce(self, servers: list[_Server]) -> None:
         self.service.drain()
-        connections: set[Any] = server.server_state.connections
-        for connection in connections:
-            if isinstance(connection, LimitedProtocol):
-                connection.announce_close()
+        for connection in _connections(servers):
+            connection.announce_close()
+
+
+def _connections(servers: list[_Server]) -> list[LimitedProtocol]:
+    return [item for server in servers for item in server.server_state.connections if isinstance(item, LimitedProtocol)]

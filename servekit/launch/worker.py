@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from servekit.contract import State
 from servekit.errors import ConfigError, LoadFailed, NotReady
+from servekit.http.limits import ConnectionLimits
 from servekit.launch import logs, memory
 from servekit.launch.board import Board, Phase
 from servekit.launch.gunicorn import BOOT_ERROR, FINISH, Application
@@ -51,6 +52,21 @@ class WorkerLife:
     @property
     def settings(self) -> Settings:
         return self.app.settings
+
+    def connection_limits(self) -> ConnectionLimits:
+        settings = self.settings
+        return ConnectionLimits(
+            max_header_bytes=settings.max_header_bytes,
+            max_headers=settings.max_headers,
+            header_timeout_s=settings.header_timeout_s,
+            body_timeout_s=settings.body_timeout_s,
+            min_body_bytes_per_s=settings.min_body_bytes_per_s,
+            write_timeout_s=settings.write_timeout_s,
+            max_chunks=settings.max_chunks,
+            max_connections=settings.max_connections,
+            refuse=self.service.error_reply,
+            draining=lambda: self.board.draining,
+        )
 
     def left_s(self) -> float:
         """Seconds that this worker still has to finish, from the moment it was first told to."""
@@ -121,6 +137,9 @@ class WorkerLife:
         if os.getppid() != self.ppid:
             logger.error("the master is gone; worker %d ends", os.getpid())
             self.alive, self.quick = False, True
+        if self.alive and self.service.worn_out is not None:
+            logger.error("worker %d is replaced: %s", os.getpid(), self.service.worn_out)
+            self.alive = False
         if self.service.fatal is not None or self.board.phase is Phase.STOP:
             self.alive = False
         return self.alive

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -281,3 +283,21 @@ def test_other_types_have_no_reader() -> None:
         assert packed.reader(call(b"", content_type), JSON, signature(), LIMITS) is None
     assert packed.reader(call(b""), "text/csv", signature(), LIMITS) is None
     assert packed.reader(call(b"", "application/x-npy"), v2.BINARY, signature(), LIMITS) is None
+
+
+def test_a_reader_keeps_little_of_a_long_body() -> None:
+    """There is one for every form of headers that callers think of."""
+    body = b'{"instances":[' + b"[1,2,3,4]," * 200_000 + b"[1,2,3,4]]}"
+    readers = [packed.reader(call(b""), JSON, signature(), Limits()) for _ in range(10)]
+    before_kib = resident_kib()
+    for read in readers:
+        assert read is not None
+        with contextlib.suppress(packed.Unusual):
+            read([body])
+    # They would keep 300 MiB.
+    assert resident_kib() - before_kib < 150 * 1024
+
+
+def resident_kib() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))

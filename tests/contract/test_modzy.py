@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import httpx2
 import pytest
 from cases import png
 from serving import serve
+from starlette.testclient import TestClient
 
 from servekit.testing import Client
 
@@ -159,6 +163,69 @@ def test_only_regular_files_are_read(connect: Any, tmp_path: Path, kind: str) ->
     assert_dto(reply, 400, "Bad Request")
 
 
+# What the body may hold, with {at} for a directory of the job's; and what the message says besides the field.
+TRAPS = [
+    ("{at}/../in", "without .."),
+    ("{at}/link", "'link' is a symbolic link"),
+    ("{at}/link/deeper", "'link' is a symbolic link"),
+    ("/proc/self/root{at}", "of the system"),
+    ("/proc/self/cwd", "of the system"),
+    ("/dev/fd", "of the system"),
+    ("/etc", "of the system"),
+    (str(HERE), "of the model"),
+    (sys.prefix, "of the server's code"),
+    ("{at}/text.txt", "'text.txt' is no directory"),
+    ("{at}/" + "x" * 256, "File name too long"),
+    ("{at}" + "/x" * 2500, "at most 4096 bytes"),
+    ("{at}\0", "without NUL"),
+    ("{at}/\ud800", "UTF-8"),
+    ("in", "absolute path"),
+]
+
+
+@pytest.mark.parametrize("field", ["input", "output"])
+@pytest.mark.parametrize(("path", "says"), TRAPS, ids=[ascii(path)[:24] for path, _ in TRAPS])
+def test_directories_that_no_job_may_use(connect: Any, text_job: Path, field: str, path: str, says: str) -> None:
+    (text_job / "in" / "link").symlink_to(text_job)
+    directories = {"input": str(text_job / "in"), "output": str(text_job / "out")}
+    directories[field] = path.format(at=text_job / "in")
+    content = json.dumps({"type": "file", **directories}).encode()
+    document = assert_dto(connect("Says", "modzy").post("/run", content=content, headers=JSON), 400, "Bad Request")
+    assert document["message"].startswith(f"{field}: ")
+    assert says in document["message"]
+    assert not (text_job / "results.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["hard link", "socket"])
+def test_more_that_is_no_input(connect: Any, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "in").mkdir()
+    if kind == "socket":
+        os.mknod(tmp_path / "in" / "text.txt", stat.S_IFSOCK | 0o600)
+    else:
+        (tmp_path / "secret").write_text("secret")
+        (tmp_path / "in" / "text.txt").hardlink_to(tmp_path / "secret")
+    reply = connect("Says", "modzy").post("/run", content=job(tmp_path / "in", tmp_path / "out"), headers=JSON)
+    document = assert_dto(reply, 400, "Bad Request")
+    assert document["message"].startswith("input: ")
+    assert kind in document["message"]
+
+
+@pytest.mark.parametrize("worker", ["uvicorn", "gevent"])
+def test_files_roots(text_job: Path, worker: str) -> None:
+    """A link to a root may be named; what is beside it is refused."""
+    (text_job / "volume").symlink_to("in")
+    arguments = [f"{HERE}/predictors.py:Says", "--worker", worker, "--files-roots", f"{text_job}/volume:{HERE}/"]
+    with serve(*arguments, platform="modzy") as server:
+        inside = job(text_job / "volume", text_job / "volume" / "out")
+        assert_dto(httpx2.post(server.url + "/run", content=inside, headers=JSON), 200, "OK")
+        beside = job(text_job / "in", text_job / "out")
+        document = assert_dto(httpx2.post(server.url + "/run", content=beside, headers=JSON), 400, "Bad Request")
+        assert document["message"].startswith("output: ")
+        assert "none of the directories that jobs may use" in document["message"]
+    assert (text_job / "in" / "out" / "results.json").is_file()
+    assert not (text_job / "out").exists()
+
+
 def test_an_undecodable_input_is_422_and_names_the_file(connect: Any, tmp_path: Path) -> None:
     (tmp_path / "picture").write_bytes(png(30, 30, truncate=True))
     reply = connect("Picture", "modzy").post("/run", content=job(tmp_path, tmp_path), headers=JSON)
@@ -189,6 +256,69 @@ def test_other_routes_and_methods(connect: Any, method: str, path: str, status: 
     assert_dto(connect("Says", "modzy").request(method, path), status, reason)
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "PUT", "PATCH", "OPTIONS"])
+@pytest.mark.parametrize("platform", ["modzy", "all"])
+def test_only_post_ends_the_server(connect: Any, platform: str, method: str) -> None:
+    client = connect("Says", platform)
+    reply = client.request(method, "/shutdown")
+    assert reply.status_code == 405
+    assert reply.headers["allow"] == "POST"
+    assert client.get("/status").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "header",
+    [("Origin", "http://elsewhere.test"), ("Origin", "null"), ("Sec-Fetch-Site", "cross-site"), ("Origin", "")],
+)
+@pytest.mark.parametrize("path", ["/shutdown", "/run"])
+@pytest.mark.parametrize("platform", ["modzy", "all"])
+def test_web_pages_are_refused(connect: Any, text_job: Path, platform: str, path: str, header: tuple[str, str]) -> None:
+    """A page can have the browser of somebody who is allowed to reach the port post to it."""
+    client = connect("Says", platform)
+    content = job(text_job / "in", text_job / "out")
+    reply = client.post(path, content=content, headers=dict([header, ("Content-Type", "text/plain")]))
+    if isinstance(client, TestClient) and platform == "all" and path == "/shutdown":
+        assert reply.status_code == 404  # this client's address is not of this machine
+    else:
+        assert reply.status_code == 400
+        assert "is not for web pages" in reply.json()["message"]
+    assert not (text_job / "out").exists()
+    assert client.get("/status").status_code == 200
+
+
+def address_of_this_machine() -> str | None:
+    """One that is not loopback; nothing is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return None
+        address: str = probe.getsockname()[0]
+        return None if address.startswith("127.") else address
+
+
+@pytest.mark.parametrize("arguments", [["--worker", "uvicorn"], ["--no-fast-lane"], ["--worker", "gevent"]])
+def test_with_other_platforms_only_this_machine_ends_the_server(arguments: list[str]) -> None:
+    address = address_of_this_machine()
+    if address is None:
+        pytest.skip("this machine has no address but loopback")
+    with serve(f"{HERE}/predictors.py:Says", *arguments, platform="all") as server:
+        far = f"http://{address}:{server.port}"
+        assert httpx2.get(far + "/ping").status_code == 200
+        for claims in ({}, {"X-Forwarded-For": "127.0.0.1"}, {"Forwarded": "for=127.0.0.1"}, {"Host": "localhost"}):
+            reply = httpx2.post(far + "/shutdown", headers=claims)
+            assert reply.status_code == 404
+        assert httpx2.get(server.url + "/ping").status_code == 200
+        assert httpx2.post(server.url + "/shutdown").status_code == 202
+        assert server.wait(15) == 0
+
+
+@pytest.mark.parametrize("platform", ["sagemaker", "modelarts"])
+def test_other_platforms_have_no_shutdown(connect: Any, platform: str) -> None:
+    assert connect("Says", platform).post("/shutdown").status_code == 404
+    assert connect("Says", platform).post("/run", content=b"{}", headers=JSON).status_code == 404
+
+
 @pytest.mark.parametrize("worker", ["uvicorn", "gevent"])
 def test_shutdown_answers_202_and_exits_0(worker: str) -> None:
     with serve(f"{HERE}/predictors.py:Says", "--worker", worker, platform="modzy") as server:
@@ -199,7 +329,9 @@ def test_shutdown_answers_202_and_exits_0(worker: str) -> None:
 
 @pytest.mark.parametrize("worker", ["uvicorn", "gevent"])
 def test_a_failed_load_is_answered_and_tried_again(tmp_path: Path, worker: str) -> None:
-    target = tmp_path / "predictor.py"
+    (tmp_path / "model").mkdir()
+    (tmp_path / "in").mkdir()
+    target = tmp_path / "model" / "predictor.py"
     target.write_text(
         "from pathlib import Path\n"
         "from servekit import Predictor, Text\n"
@@ -211,14 +343,14 @@ def test_a_failed_load_is_answered_and_tried_again(tmp_path: Path, worker: str) 
         "    def predict(self, text):\n"
         "        return [self.weights] * len(text)\n"
     )
-    (tmp_path / "text.txt").write_text("x")
+    (tmp_path / "in" / "text.txt").write_text("x")
     with serve(str(target), "--worker", worker, platform="modzy", ready=False) as server:
         server.wait_until("/status", 500)
         document = assert_dto(httpx2.get(server.url + "/status"), 500, "Internal Server Error")
         assert "FileNotFoundError" in document["technicalInformation"]
-        run = job(tmp_path, tmp_path / "out")
+        run = job(tmp_path / "in", tmp_path / "out")
         assert_dto(httpx2.post(server.url + "/run", content=run, headers=JSON), 500, "Internal Server Error")
-        (tmp_path / "weights.txt").write_text("42")
+        (tmp_path / "model" / "weights.txt").write_text("42")
         assert_dto(httpx2.get(server.url + "/status"), 200, "OK")
         assert_dto(httpx2.post(server.url + "/run", content=run, headers=JSON), 200, "OK")
         assert "FileNotFoundError" in server.log

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import resource
 import select
 import threading
 import time
@@ -169,3 +170,26 @@ def test_a_record_that_cannot_be_formatted_harms_nobody(pipe: tuple[int, int], c
     _, writer = pipe
     QueuedStdout(writer).emit(record("%d", "not a number"))
     assert "not a number" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become a user who has a limit of threads")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_without_a_thread_it_waits_until_there_is_one(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setuid(65534)
+            before = resource.getrlimit(resource.RLIMIT_NPROC)
+            resource.setrlimit(resource.RLIMIT_NPROC, (0, before[1]))
+            handler = QueuedStdout(writer)
+            handler.emit(record("before"))
+            code = 2 if select.select([reader], [], [], 0.2)[0] else 0  # the fault is there: nobody can write
+            resource.setrlimit(resource.RLIMIT_NPROC, before)
+            handler.emit(record("after"))
+            handler.flush()
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert os.read(reader, 4096) == b"before\nafter\n"

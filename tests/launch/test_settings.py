@@ -142,6 +142,9 @@ def test_all_takes_every_platforms_variables_and_fits_the_shortest_kill(target: 
     assert chosen.port == 5
     assert chosen.drain == DrainBudget(8, 18, 2, 30)
     assert not chosen.survives_failed_load
+    in_pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+    assert settings(target, in_pod, platform="all").drain == DrainBudget(10, 18, 2, 30)
+    assert settings(target, in_pod, platform="beta").drain == DrainBudget(60, 28, 2, 90), "which runs on it"
 
 
 def test_workers(target: Path) -> None:
@@ -203,3 +206,38 @@ def test_the_built_in_platforms_come_through_the_entry_point(target: Path, tmp_p
     assert chosen.drain.linger_s == 0
     chosen = resolve({"target": str(target), "platform": "modelarts"}, {}, known, tmp_path)
     assert "drain=60+28+2s (modelarts)" in chosen.summary()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"request_timeout_s": "30", "finish_s": "10"}, r"30 s \(from --request-timeout-s\).*only 10 s.*--finish-s"),
+        ({"max_bodies_bytes": "1000"}, r"max_bodies_bytes: expected at least max_body_bytes, which is 67108864"),
+        ({"admin_port": "8080"}, r"admin_port: expected another port than 8080"),
+        ({"image_formats": "png,svg"}, r"image_formats: expected some of png, jpeg.*'png,svg'"),
+        ({"image_formats": ","}, r"image_formats: expected some of"),
+    ],
+)
+def test_contradictions_are_refused(target: Path, flags: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        settings(target, **({"platform": "alpha"} | flags))
+
+
+def test_a_keep_alive_shorter_than_the_platforms_is_refused(target: Path) -> None:
+    known = {"gamma": platform("gamma", min_keep_alive_s=200.0)}
+    chosen = {"target": str(target), "platform": "gamma", "keep_alive_s": "199"}
+    with pytest.raises(ConfigError, match="at least 200 s, since gamma reuses idle connections"):
+        resolve(chosen, {}, known, target.parent)
+    assert resolve(chosen | {"keep_alive_s": "200"}, {}, known, target.parent).keep_alive_s == 200
+
+
+def test_what_the_defaults_cannot_both_keep_is_no_contradiction(target: Path) -> None:
+    assert settings(target, platform="alpha").request_timeout_s > settings(target, platform="alpha").drain.finish_s
+    assert settings(target, platform="alpha", request_timeout_s="300").request_timeout_s == 300
+
+
+def test_the_limits_of_bodies(target: Path) -> None:
+    chosen = settings(target, platform="alpha", image_formats="JPEG, png", max_rows="7", max_body_bytes="400000000")
+    assert chosen.body_limits.image_formats == ("JPEG", "PNG")
+    assert chosen.body_limits.max_rows == 7
+    assert chosen.max_bodies_bytes == 1_600_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +111,54 @@ def test_the_same_file_keeps_its_module_name(tmp_path: Path) -> None:
     write(tmp_path / "mine.py")
     names = {load_class(locate("mine.py", None, tmp_path)).__module__ for _ in range(2)}
     assert names == {"mine"}
+
+
+def test_links_that_stay_in_the_directory(tmp_path: Path) -> None:
+    """As Kubernetes mounts a volume, reached by a link itself."""
+    write(tmp_path / "volume" / "..2026" / "predictor.py")
+    (tmp_path / "volume" / "..data").symlink_to("..2026")
+    (tmp_path / "volume" / "predictor.py").symlink_to("..data/predictor.py")
+    (tmp_path / "model").symlink_to("volume")
+    assert class_of(str(tmp_path / "model"), Path("/")) == "Mine"
+    assert class_of(None, tmp_path, model_dir=Path("model")) == "Mine"
+
+
+@pytest.mark.parametrize("name", ["predictor.py", "code/predictor.py", "other.py", "net.onnx", "1/net.onnx"])
+@pytest.mark.parametrize("whole", [False, True], ids=["file", "directory"])
+def test_links_that_leave_the_directory(tmp_path: Path, name: str, whole: bool) -> None:
+    outside, inside = tmp_path / "outside" / name, tmp_path / "model" / name
+    write(outside)
+    inside.parent.mkdir(parents=True)
+    if whole and inside.parent != tmp_path / "model":
+        inside.parent.rmdir()
+        inside.parent.symlink_to(outside.parent)
+    else:
+        inside.symlink_to(outside)
+    for text, model_dir in ((str(tmp_path / "model"), None), (None, tmp_path / "model")):
+        with pytest.raises(ConfigError, match=f"'{name}' is reached by a symbolic link that leads out"):
+            locate(text, model_dir, Path("/"))
+    # A file that the user names is theirs to choose.
+    assert locate(str(inside), None, Path("/")).kind in ("file", "onnx")
+
+
+def test_a_model_in_a_hubs_cache_keeps_its_name(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "8f3a").touch()
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "model.onnx").symlink_to("../blobs/8f3a")
+    target = locate("snapshot/model.onnx", None, tmp_path)
+    assert (target.kind, target.path, target.directory) == (
+        "onnx",
+        tmp_path / "snapshot" / "model.onnx",
+        tmp_path / "snapshot",
+    )
+
+
+def test_what_only_has_the_name_of_a_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "endless.py").symlink_to("/dev/zero")
+    write(tmp_path / "mine.py")
+    assert locate(str(tmp_path), None, Path("/")).path == tmp_path / "mine.py"
 
 
 def test_hidden_files_are_no_candidates(tmp_path: Path) -> None:

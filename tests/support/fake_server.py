@@ -23,10 +23,11 @@ from typing import Any
 
 from servekit.contract import DrainBudget, Reply, State
 from servekit.errors import ConfigError, LoadFailed, ServeError
+from servekit.http.limits import ConnectionLimits
 from servekit.launch import logs
 from servekit.launch.board import Board
 from servekit.launch.gunicorn import Application
-from servekit.launch.settings import Settings
+from servekit.launch.settings import OPTIONS, Settings
 from servekit.launch.target import Target
 
 
@@ -35,6 +36,7 @@ class FakeService:
         self.board, self.slot, self.control = board, slot, control
         self.loaded = threading.Event()
         self.fatal: BaseException | None = None
+        self.worn_out: str | None = None
         self.drained = 0
         self.under_way = 0
 
@@ -92,7 +94,7 @@ class FakeService:
 
         return app
 
-    def wsgi_app(self) -> Callable[..., Iterable[bytes]]:
+    def wsgi_app(self, limits: ConnectionLimits) -> Callable[..., Iterable[bytes]]:
         import gevent
 
         def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -133,29 +135,22 @@ def main(options: dict[str, Any]) -> None:
     control = Path(options.pop("control"))
     drain = DrainBudget(options.pop("linger_s", 0.0), options.pop("finish_s", 5.0), 0.5, None)
     values: dict[str, Any] = {
+        option.name: None if option.default is None else option.convert(option.default)
+        for option in OPTIONS
+        if option.name not in ("drain_s", "finish_s")
+    }
+    values |= {
         "target": Target("file", "fake", control),
         "platform": "fake",
         "platforms": ("fake",),
         "model_dir": control,
         "host": "127.0.0.1",
         "workers": 1,
-        "worker": "uvicorn",
         "drain": drain,
-        "keep_alive_s": 200.0,
-        "request_timeout_s": 60.0,
-        "startup_timeout_s": 600.0,
-        "header_timeout_s": 10.0,
         "max_body_bytes": 2**20,
-        "max_header_bytes": 65536,
-        "max_headers": 100,
-        "nan": "error",
-        "docs": False,
-        "fast_lane": True,
-        "metrics": True,
-        "access_log": True,
+        "max_bodies_bytes": 2**28,
         "log_lines_per_s": 0,
         "log_format": "json",
-        "log_level": "info",
         "survives_failed_load": False,
         "environ": {},
     }

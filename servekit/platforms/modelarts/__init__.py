@@ -14,4 +14,6 @@ platform = Platform(
     detect=("MODELARTS_*",),
     model_dirs=("/home/mind/model",),
     files=("config.json",),
+    # Image specification: the dispatcher pools connections; gunicorn is to be run with a keep-alive of 200 s.
+    min_keep_alive_s=200.0,
 )

@@ -35,6 +35,8 @@ STATUS_TEXT = {
     504: "Gateway Timeout",
 }
 JSON = "application/json"
+# What browsers add to every POST that a page makes (Fetch standard, 3.2; Fetch Metadata), and programs do not.
+OF_A_PAGE = (b"origin", b"sec-fetch-site")
 SERVER_ERROR = "server error"
 # Absolute paths in an exception's text tell a caller how the image is laid out.
 PATH = re.compile(r"(?<![\w/.])/(?:[\w.+@%~-]+/)+([\w.+@%~-]+)")
@@ -45,6 +47,7 @@ def routes(site: Site) -> tuple[Route, ...]:
     inputs, outputs = files_of(site)
 
     def parse_run(request: Request) -> InferFiles:
+        _refuse_pages(request)
         job = _job(request)
         if job.get("type") != "file":
             raise InvalidInput(f'type: expected "file", got {_shown(job.get("type"))}')
@@ -53,13 +56,17 @@ def routes(site: Site) -> tuple[Route, ...]:
                 raise InvalidInput(f"{key}: expected the path of a directory, got {_shown(job.get(key))}")
         return InferFiles(job["input"], job["output"], inputs, outputs, summary)
 
+    def parse_shutdown(request: Request) -> Stop:
+        _refuse_pages(request)
+        return Stop()
+
     return (
         Route(("GET",), "/status", lambda _request: Load(), _renderer(200, "ready"), "load the model and say so"),
         Route(("POST",), "/run", parse_run, _renderer(200, "success"), "predict on files", takes_body=True),
         Route(
             ("POST",),
             "/shutdown",
-            lambda _request: Stop(),
+            parse_shutdown,
             _renderer(202, "exiting"),
             "end the process with exit code 0",
             local_only=True,
@@ -70,6 +77,14 @@ def routes(site: Site) -> tuple[Route, ...]:
 def summary(result: Any) -> dict[str, Any]:
     """The default layout of results.json."""
     return {"data": {"result": result, "explanation": None, "drift": None}}
+
+
+def _refuse_pages(request: Request) -> None:
+    """The contract knows no secret and no required header, so a page that somebody on this machine, or inside of the
+    network, looks at could have their browser end the server or write files. No part of the platform is a browser."""
+    for name in OF_A_PAGE:
+        if request.header(name) is not None:
+            raise InvalidInput(f"{name.decode().title()}: expected none: {request.path} is not for web pages")
 
 
 def _job(request: Request) -> dict[str, Any]:
