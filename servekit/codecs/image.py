@@ -165,7 +165,7 @@ def _pixels(picture: Any, spec: Image) -> NDArray[np.float32]:
 
     if picture.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
         # Pillow clips these to 255 when it converts them.
-        deep = np.array(picture, np.float32)
+        deep = np.nan_to_num(np.array(picture, np.float32), copy=False)
         # "I" and "F" do not say their range: 16 bits, unless all values fit 8.
         if picture.mode.startswith("I;16") or deep.max(initial=0) > 255:
             deep /= 257.0

@@ -7,8 +7,10 @@ is not sure of, and the codecs of the general path, which know every form and ev
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -45,8 +47,9 @@ CODES = {
 NUMERIC = frozenset([*CODES, "bool"])
 # From here on simdjson's own numbers are faster than Python's, where it is installed.
 SIMDJSON_BYTES = 1024
-# A parser keeps as much memory as its longest body took, many times the body. There may be a thousand readers.
-KEPT_PARSER_BYTES = 16 * 1024
+# A parser keeps the memory that its longest body took, many times the body; a new one costs half as much as parsing.
+# So the readers of a thread, of which callers can make a thousand, share one, and longer bodies have their own.
+SHARED_PARSER_BYTES = 1024 * 1024
 
 
 class Unusual(Exception):
@@ -276,6 +279,14 @@ def _row_packer(spec: Tensor) -> Callable[[Any], bytes]:
 Places = dict[str, tuple[tuple[str, ...], Frame]]
 
 
+@functools.lru_cache(maxsize=64)
+def _shared_parser(_thread: int) -> Any:
+    """The parser of this thread's readers. It refuses to parse while what it parsed is still in use."""
+    import simdjson
+
+    return simdjson.Parser()
+
+
 def _quick_packer(spec: Tensor) -> Callable[[bytes, Places, int], Taken] | None:
     """simdjson's way for floats in long bodies, None where it is not installed or does not fit."""
     if spec.dtype not in ("float32", "float64") or len(spec.shape) != 1:
@@ -284,13 +295,13 @@ def _quick_packer(spec: Tensor) -> Callable[[bytes, Places, int], Taken] | None:
         import simdjson
     except ImportError:
         return None
-    parser = simdjson.Parser()
+    shared = _shared_parser(threading.get_ident())
     width = math.prod(dim or 0 for dim in spec.shape)
     dtype = np.dtype(spec.dtype)
 
     def pack(body: bytes, places: Places, max_rows: int) -> Taken:
         try:
-            document: Any = (parser if len(body) <= KEPT_PARSER_BYTES else simdjson.Parser()).parse(body)
+            document: Any = (shared if len(body) <= SHARED_PARSER_BYTES else simdjson.Parser()).parse(body)
             [key] = document.keys()
             path, frame = places[key]
             value = document[key]

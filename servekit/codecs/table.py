@@ -200,8 +200,9 @@ def _parser(spec: Tensor) -> Callable[[str], Any]:
         return value
 
     def whole(cell: str) -> int:
-        if WHOLE.fullmatch(cell.strip()):
-            return int(cell)
+        text = cell.strip()  # of more than int() strips
+        if WHOLE.fullmatch(text):
+            return int(text)
         value = real(cell)
         if not value.is_integer() or abs(value) >= MAX_EXACT_FLOAT:
             raise InvalidInput(f"expected {spec.dtype}, got {shown(cell.strip())}")

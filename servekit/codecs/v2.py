@@ -175,6 +175,8 @@ def _from_binary(entry: dict[str, Any], raw: memoryview, name: str, spec: Spec, 
     shape, datatype = _shape(entry, where), _datatype(entry, spec, where)
     if datatype != "BYTES":
         return array_column(_array(raw, DTYPES[datatype], shape, where), spec, name, limits)
+    if shape and limits.max_rows < shape[0] <= len(raw):
+        check_rows(shape[0], name, limits)  # before each is looked at
     items = _items(raw, math.prod(shape), where)
     if isinstance(spec, Tensor):
         texts = np.empty(len(items), object)

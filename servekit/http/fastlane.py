@@ -31,7 +31,7 @@ from servekit.engine.ticket import Packed
 from servekit.errors import DeadlineExceeded, ServeError
 from servekit.http.heads import END_OF_HEAD, MAX_HEAD_BYTES, Head, Header, Heads, Short, headers_of
 from servekit.http.limits import LINGER_S
-from servekit.http.protocol import LimitedProtocol
+from servekit.http.protocol import LimitedProtocol, look_after
 
 logger = logging.getLogger("servekit.request")
 
@@ -252,11 +252,9 @@ class Lane:
 
     def _sweep(self) -> None:
         """One timer for all connections, instead of several for every request."""
-        now_s = self.loop.time()
-        self.heads.sweep()
-        for connection in list(self.connections):
-            connection.check(now_s)
         self.loop.call_later(self._sweep_s, self._sweep)
+        self.heads.sweep()
+        look_after(self.connections, self.loop.time())
 
     def cut_off(self, error: ServeError) -> None:
         """The time to finish is over: answer what is still running."""
@@ -576,6 +574,16 @@ class FastLane(LimitedProtocol):
         self._job = None
         self.cycle = ANSWERED  # type: ignore[assignment]
         self._idle_since_s = now_s
+
+    def _refuse(self, error: ServeError) -> None:
+        """What has come of the body need not wait for the end of the connection."""
+        job, self._reading = self._reading, None
+        super()._refuse(error)
+        self._chunks = []
+        if job is not None:
+            self._job = None
+            job.ended = True
+            self.lane.drop(job)
 
     def _too_large(self, job: Job, came: str) -> None:
         self._give_up(job, body_too_large(self.lane.dispatcher.max_body_bytes, came))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, NoReturn
 
 import httptools
@@ -306,3 +306,14 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             self.connections.discard(self)
             self._refuse(self._limits.too_many_connections())
+
+
+def look_after(connections: Iterable[LimitedProtocol], now_s: float) -> None:
+    """Called several times a second: end what is late on each of them."""
+    for connection in list(connections):
+        try:
+            connection.check(now_s)
+        except Exception:
+            # The others must be looked at all the same.
+            logger.exception("a connection could not be looked after: cut off")
+            connection.transport.abort()

@@ -205,10 +205,10 @@ class ServekitArbiter(Arbiter):  # type: ignore[misc]
         self.log.error("worker %d ended with %s%s", pid, reason, hint)
         if not board.ever_ready and (code == BOOT_ERROR or not self._settings.survives_failed_load):
             raise HaltServer("a worker failed to start", code if code > 0 else BOOT_ERROR)
-        if state in (State.READY, State.DRAINING):
-            self._boot_failures = 0
-        else:
+        if state in UNFINISHED_START or state is State.FAILED:
             self._back_off("a worker failed to start")
+        else:
+            self._boot_failures = 0
 
     def _back_off(self, reason: str) -> None:
         delay_s = min(MAX_BACKOFF_S, 2.0**self._boot_failures)

@@ -13,7 +13,7 @@ import uvloop
 from gunicorn.workers.base import Worker
 
 from servekit.http.fastlane import FastLane, Lane
-from servekit.http.protocol import LimitedProtocol
+from servekit.http.protocol import LimitedProtocol, look_after
 from servekit.launch.gunicorn import BACKLOG
 from servekit.launch.worker import BEAT_S, MARGIN_S, WorkerLife
 
@@ -126,10 +126,11 @@ class UvicornWorker(WorkerLife, Worker):  # type: ignore[misc]
             if self.board.draining and not announced:
                 announced = True
                 self._announce(servers)
-            now_s = asyncio.get_running_loop().time()
-            for connection in _connections(servers):
-                if not isinstance(connection, FastLane):  # which the lane looks after
-                    connection.check(now_s)
+            look_after(
+                # The lane looks after its own.
+                (item for item in _connections(servers) if not isinstance(item, FastLane)),
+                asyncio.get_running_loop().time(),
+            )
             await asyncio.sleep(BEAT_S)
 
     def _announce(self, servers: list[_Server]) -> None:

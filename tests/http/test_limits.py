@@ -71,8 +71,15 @@ def answers(server: Server) -> bool:
 @pytest.mark.parametrize("begun", [message()[:-3], chunked(b"{")[:-5]], ids=["length", "chunks"])
 def test_a_body_has_its_time(start: Start, begun: bytes) -> None:
     server = start("--body-timeout-s", "0.5")
-    reply = send(server, begun)
-    assert reply.startswith(b"HTTP/1.1 408"), reply
+    with ExitStack() as stack:
+        # Several: what ends one must not keep the others from being looked at.
+        clients = [stack.enter_context(closing(connect(server))) for _ in range(5)]
+        for client in clients:
+            client.sendall(begun)
+        replies = [receive(client) for client in clients]
+    assert all(reply.startswith(b"HTTP/1.1 408") for reply in replies), replies
+    assert b"could not be looked after" not in server.log.encode()
+    reply = replies[0]
     assert b"body: expected it within 0.5 s" in reply
     assert reply.lower().count(b"connection: close") == 1
     # The same head, known by now.

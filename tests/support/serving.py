@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -22,10 +23,12 @@ CLEAN_PREFIXES = ("SERVEKIT_", "SAGEMAKER_", "SM_MODEL_DIR", "MODELARTS_", "PSC_
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Not one that the kernel may give to an outgoing connection before the server listens there."""
+    while True:
+        port = random.randrange(10_000, 32_000)  # noqa: S311 - below the ephemeral ports of Linux, 32768 to 60999
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("0.0.0.0", port))
+            return port
 
 
 def script(name: str) -> str:
