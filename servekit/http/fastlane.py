@@ -374,7 +374,7 @@ class FastLane(LimitedProtocol):
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
-        self._field_bytes = 0
+        self._head_begins()
 
     def on_headers_complete(self) -> None:
         self._check_head()

@@ -117,7 +117,12 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._head_begins()
+
+    def _head_begins(self) -> None:
         self._field_bytes = 0
+        # It may have come behind the request before, whose bytes were not counted.
+        self._head_bytes = self._head_bytes or 1
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -156,7 +161,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 length = value
         if version not in ("1.0", "1.1"):
             self._stop(InvalidInput("expected HTTP/1.1 or HTTP/1.0, got another version"))
-        if version == "1.1" and hosts != 1:
+        if hosts > 1 or (version == "1.1" and not hosts):
             self._stop(InvalidInput(f"Host: expected exactly one, got {hosts}"))
         if codings and version == "1.0":
             self._stop(InvalidInput("Transfer-Encoding: not allowed in HTTP/1.0"))

@@ -110,13 +110,18 @@ class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
                 server.max_accept = 1
             server.start()
             servers.append(server)
-        announced = False
+        announced = drained = False
         while self.beat():
-            if self.board.draining and not announced:
-                announced = True
+            if self.board.draining and not drained:
+                drained = True
                 self.service.drain()
+            if self.closing and not announced:
+                announced = True
                 for request in self._requests:
                     request.force_close()
+            if self.retiring:
+                for server in servers:
+                    server.close()
             if pool.full():
                 self._make_room()
             gevent.sleep(BEAT_S)
@@ -155,7 +160,7 @@ class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
                         request = next(parser)
                     self._check_head(request)
                     self._requests[request] = gevent.getcurrent()
-                    if self.board.draining:
+                    if self.closing:
                         request.force_close()
                     self._answer(app, name, request, client, addr)
                 finally:
@@ -216,8 +221,11 @@ class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
         if request.version not in ((1, 0), (1, 1)):
             raise InvalidInput("expected HTTP/1.1 or HTTP/1.0, got another version")
         hosts = sum(name == "HOST" for name, _ in request.headers)
-        if request.version == (1, 1) and hosts != 1:
+        if hosts > 1 or (request.version == (1, 1) and not hosts):
             raise InvalidInput(f"Host: expected exactly one, got {hosts}")
+        codings = [value for name, value in request.headers if name == "TRANSFER-ENCODING"]
+        if codings and [coding.strip().lower() for coding in codings] != ["chunked"]:
+            raise InvalidInput("Transfer-Encoding: expected chunked alone, got something else")
         reader = request.body.reader
         if isinstance(reader, ChunkedReader):
             reader.parser = _counted(reader.parser, self._limits)

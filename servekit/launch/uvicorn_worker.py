@@ -87,7 +87,7 @@ class UvicornWorker(WorkerLife, Worker):  # type: ignore[misc]
             self._lane = Lane(
                 dispatcher,
                 loop,
-                draining=lambda: self.board.draining,
+                draining=lambda: self.closing,
                 keep_alive_s=self.settings.keep_alive_s,
                 max_header_bytes=self.settings.max_header_bytes,
             )
@@ -114,7 +114,7 @@ class UvicornWorker(WorkerLife, Worker):  # type: ignore[misc]
 
     async def _heart(self, servers: list[_Server]) -> None:
         """Beats through start and shutdown alike, on the loop's monotonic clock."""
-        announced = given_up = False
+        announced = drained = given_up = False
         while True:
             if not self.beat():
                 for server in servers:
@@ -123,20 +123,23 @@ class UvicornWorker(WorkerLife, Worker):  # type: ignore[misc]
                 if not given_up and self.giving_up():
                     given_up = True
                     asyncio.get_running_loop().run_in_executor(None, self.service.stop, 0.0)
-            if self.board.draining and not announced:
+            if self.board.draining and not drained:
+                drained = True
+                self.service.drain()
+            if self.closing and not announced:
                 announced = True
-                self._announce(servers)
+                for connection in _connections(servers):
+                    connection.announce_close()
+            if self.retiring:
+                for server in servers:
+                    for listener in server.servers:
+                        listener.close()
             look_after(
                 # The lane looks after its own.
                 (item for item in _connections(servers) if not isinstance(item, FastLane)),
                 asyncio.get_running_loop().time(),
             )
             await asyncio.sleep(BEAT_S)
-
-    def _announce(self, servers: list[_Server]) -> None:
-        self.service.drain()
-        for connection in _connections(servers):
-            connection.announce_close()
 
 
 def _connections(servers: list[_Server]) -> list[LimitedProtocol]:

@@ -31,6 +31,8 @@ BEAT_S = 0.25
 # A worker's own deadline ends a little before the master's kill.
 MARGIN_S = 0.5
 GIVE_UP_S = 1.0
+# How long a worker that is to be replaced says so before it ends.
+RETIRE_S = 2.0
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -44,6 +46,17 @@ class WorkerLife:
     alive: bool
     quick = False
     _stop_by_s: float | None = None
+    _retire_at_s: float | None = None
+
+    @property
+    def retiring(self) -> bool:
+        """New connections are for the others."""
+        return self._retire_at_s is not None
+
+    @property
+    def closing(self) -> bool:
+        """Is each reply the last on its connection?"""
+        return self.retiring or self.board.draining
 
     @property
     def board(self) -> Board:
@@ -65,7 +78,7 @@ class WorkerLife:
             max_chunks=settings.max_chunks,
             max_connections=settings.max_connections,
             refuse=self.service.error_reply,
-            draining=lambda: self.board.draining,
+            draining=lambda: self.closing,
         )
 
     def left_s(self) -> float:
@@ -137,12 +150,21 @@ class WorkerLife:
         if os.getppid() != self.ppid:
             logger.error("the master is gone; worker %d ends", os.getpid())
             self.alive, self.quick = False, True
-        if self.alive and self.service.worn_out is not None:
-            logger.error("worker %d is replaced: %s", os.getpid(), self.service.worn_out)
-            self.alive = False
+        if self.service.worn_out is not None and not self.board.draining:
+            self._retire(self.service.worn_out)
         if self.service.fatal is not None or self.board.phase is Phase.STOP:
             self.alive = False
         return self.alive
+
+    def _retire(self, reason: str) -> None:
+        """Leave new connections to the others; end when those who have one here have had time to be told."""
+        now_s = time.monotonic()
+        if self._retire_at_s is not None:
+            self.alive = self.alive and now_s < self._retire_at_s
+        elif self.board.ready_workers() >= min(2, self.board.workers):  # one at a time
+            logger.error("worker %d is replaced: %s", os.getpid(), reason)
+            self._retire_at_s = now_s + RETIRE_S
+            self.board.set_state(self.slot, State.STOPPED)
 
     def leave(self, code: int = 0) -> NoReturn:
         """End this process now: native threads of a model may hang in an orderly exit."""
