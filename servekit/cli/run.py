@@ -72,10 +72,12 @@ def launch(flags: dict[str, Any]) -> NoReturn:
         os.environ.pop(name, None)
     from servekit.errors import ServeError
     from servekit.launch import gunicorn, logs
+    from servekit.launch.floors import check_floors
     from servekit.launch.platforms import installed
     from servekit.launch.settings import resolve
 
     try:
+        check_floors()
         settings = resolve(flags, os.environ, installed(), Path.cwd())
     except ServeError as error:
         click.echo(f"servekit: {error.message}", err=True)

@@ -224,6 +224,14 @@ def test_a_caller_that_leaves_is_noticed(start: Start) -> None:
     assert answers(server)
 
 
+def test_no_reply_names_the_server(start: Start) -> None:
+    server = start()
+    for sent in (PING, message(b"nonsense", b"Connection: close"), b"nonsense\r\n\r\n", PING.replace(b"ping", b"x")):
+        head = send(server, sent).partition(b"\r\n\r\n")[0].lower()
+        assert head.startswith(b"http/1.1 ")
+        assert b"\r\nserver:" not in head
+
+
 def test_a_predict_that_does_not_return_loses_its_place(start: Start) -> None:
     """Its request gets 504; others wait for as long as it takes to be sure, then go on in another thread."""
     server = start("--request-timeout-s", "1")
@@ -233,6 +241,7 @@ def test_a_predict_that_does_not_return_loses_its_place(start: Start) -> None:
     assert "its thread is left behind" in server.log
 
 
+@pytest.mark.parametrize("start", [DOORS["fast lane"], DOORS["gevent"]], ids=["uvicorn", "gevent"], indirect=True)
 def test_a_worker_that_has_lost_several_threads_is_replaced(start: Start) -> None:
     server = start("--request-timeout-s", "0.5")
     pid = ask(server).json()["y"]["pid"]
