@@ -82,6 +82,6 @@ def unsent_bytes(client: Any) -> int:
     """
     try:
         count = fcntl.ioctl(client.fileno(), termios.TIOCOUTQ, bytes(4))
-    except OSError:
+    except (OSError, ValueError):  # broken, or closed by us
         return 0
     return int.from_bytes(count, sys.byteorder)

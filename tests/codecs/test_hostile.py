@@ -96,7 +96,10 @@ def test_tensors_of_the_inference_protocol(tensors: Any, more: dict[str, Any], d
 @given(
     rows=st.lists(
         st.lists(
-            NUMBERS.map(repr) | st.text(max_size=4) | st.sampled_from(["", '"', "nan", "1e999", "\u0661"]), max_size=5
+            NUMBERS.map(repr)
+            | st.text(max_size=4)
+            | st.sampled_from(["", '"', "nan", "1e999", "\u0661", "7\x1e", "\xa07", "7\x85"]),
+            max_size=5,
         ),
         max_size=4,
     ),
@@ -336,6 +339,7 @@ def test_an_array_is_not_allocated_on_its_heads_word(shape: tuple[int, ...], row
     attempt(f"{v2.BINARY};json-header-size={len(head)}", head + bytes(16 * rows))
 
 
+@pytest.mark.slow
 def test_the_worst_bodies_stay_within_their_memory() -> None:
     """In a process of its own, whose address space is bounded to what each case may cost beyond its body."""
     program = Path(__file__).parents[1] / "support" / "bombs.py"

@@ -37,6 +37,7 @@ def csv(text: str, **inputs: Spec) -> dict[str, Any]:
         ("1,2,3,4\n", {"x": Tensor("float32", (2, 2))}, {"x": [[[1, 2], [3, 4]]]}),
         ("5\n6\n", {"x": Tensor("float32")}, {"x": [5, 6]}),
         ("x\n5\n", {"x": Tensor("float32")}, {"x": [5]}),
+        ("7\x1e\n", {"x": Tensor("int8")}, {"x": [7]}),
         ("9007199254740993\n", {"x": Tensor("int64")}, {"x": [9007199254740993]}),
         ("3.0\n", {"x": Tensor("int64")}, {"x": [3]}),
         ("true,0\n", {"x": Tensor("bool", (2,))}, {"x": [[True, False]]}),

@@ -92,6 +92,8 @@ class Faulty(Counted):
 
     def predict(self, x: Any) -> Any:
         order = int(x[0])
+        if order < 0:
+            os.write(self._ledger, b"%d\n" % order)
         if order == HANG:
             time.sleep(1e6)
         elif order == EXIT:
@@ -105,3 +107,9 @@ class Faulty(Counted):
         elif order == LEAK:
             self._lost.append(np.ones(LEAK_BYTES, np.uint8))
         return super().predict(x)
+
+
+class Inline(Faulty):
+    """Says that it never waits, and so runs on the event loop."""
+
+    batching = Batching(max_size=1, isolate_failures=False, inline=True)

@@ -55,6 +55,11 @@ class Tally:
             f"findings {len(self.findings)}"
         )
 
+    def report(self, most: int = 20) -> str:
+        """The first findings, each with its input, as it can be repeated with `scripts/fuzz --show`."""
+        lines = [f"input {number}: {finding}\n    {data[:300]!r}" for number, data, finding in self.findings[:most]]
+        return "\n".join([self.summary(), *lines])
+
 
 def quick_options() -> list[str]:
     return [word for name, value in QUICK.items() if name in BY_NAME for word in (BY_NAME[name].flag, value)]
@@ -118,7 +123,7 @@ def bombard(
 
     def is_hasty(finding: str) -> bool:
         """Is it what a client sees that was too slow for the server's short patience?"""
-        return finding.startswith("lost")
+        return finding.startswith(("lost", "held"))
 
     started_s = time.monotonic()
     inputs = ((number, input_of(seed, number)) for number in numbers)
@@ -129,7 +134,7 @@ def bombard(
         again = asyncio.run(client.exchange(server.port, input_of(seed, row[0])))
         if not judge(row[1], again).findings:
             tally.findings.remove(row)
-            tally.notes["not repeated: lost"] += 1
+            tally.notes[f"not repeated: {row[2][:4]}"] += 1
     if server.process.poll() is not None:
         tally.findings.append((-1, b"", f"the server ended with {server.process.returncode}"))
         return tally

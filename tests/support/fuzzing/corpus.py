@@ -589,6 +589,9 @@ EXPECT = [
             "in HTTP/1.0": (POST + LENGTH + b"Expect: 100-continue\r\n\r\n" + BODY).replace(b"HTTP/1.1", b"HTTP/1.0"),
         },
     ),
+    *refused(
+        "expect", {"a chunk without its end": POST + CHUNKED + b"Expect: 100-continue\r\n\r\n19\r\n" + BODY + b"xx"}
+    ),
     *refused("expect", {"a body that is too large": with_length(b" 99999999999\r\nExpect: 100-continue")}, 413),
     *either(
         "expect",

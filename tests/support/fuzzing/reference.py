@@ -106,7 +106,8 @@ def _head(data: bytes, at: int, limits: Limits) -> tuple[_Head, int]:
     if stop < 0 and re.search(rb"[\0\n]|\r.", lines[-1], re.DOTALL):
         raise _Bad("control character")
     spaced = re.sub(rb" +", b" ", lines[0])
-    head_bytes = len(raw) - len(lines[0]) + len(spaced)
+    # Blanks around words are read and dropped.
+    head_bytes = len(re.sub(rb"[ \t]+", b" ", raw))
     too_long = len(spaced) > limits.max_url_bytes or head_bytes > limits.max_head_bytes
     if too_long or len(whole) - 1 > limits.max_fields:
         raise _Bad("limit")
