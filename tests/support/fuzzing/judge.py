@@ -120,7 +120,11 @@ def _mismatch(request: Seen, answer: Answer) -> list[str]:
     given = [value for name, value in request.fields if name in (b"x-request-id", b"x-amzn-sagemaker-inference-id")]
     usable = [value for value in given if REQUEST_ID.fullmatch(value)]
     came = answer.field(b"x-request-id")
-    if came is not None and came not in given and (OWN_IDS.fullmatch(came) or (usable and not answer.closes)):
+    if (
+        came is not None
+        and came not in given
+        and (OWN_IDS.fullmatch(came) or (len(given) == len(usable) == 1 and not answer.closes))
+    ):
         findings.append(f"mixed up: the ids {given} came, {came!r} went")
     if answer.status == 200 and request.target.partition(b"?")[0] == b"/invocations":
         total = _total(request)

@@ -160,9 +160,9 @@ def _framing(fields: list[tuple[bytes, bytes]], minor: bytes) -> tuple[bool, int
             raise _Bad("framing")
         return True, 0
     if lengths:
-        if not re.fullmatch(rb"[0-9]+", lengths[0]) or len(lengths[0]) > 18:
+        if not re.fullmatch(rb"[0-9]+", lengths[0]) or len(lengths[0].lstrip(b"0")) > 18:
             raise _Bad("framing")
-        return False, int(lengths[0])
+        return False, int(lengths[0].lstrip(b"0") or b"0")
     return False, 0
 
 
@@ -181,7 +181,7 @@ def _body(data: bytes, at: int, head: _Head, limits: Limits) -> tuple[bytes, int
             raise _Bad("chunk size")
         size = int(size_text, 16)
         if size == 0:
-            return b"".join(chunks), _trailers(data, at, len(head.fields), limits)
+            return b"".join(chunks), _trailers(data, at, limits)
         if size + sum(map(len, chunks)) > limits.max_body_bytes:
             raise _Bad("limit")
         chunk, behind = data[at : at + size], data[at + size : at + size + 2]
@@ -193,14 +193,13 @@ def _body(data: bytes, at: int, head: _Head, limits: Limits) -> tuple[bytes, int
         at += size + 2
 
 
-def _trailers(data: bytes, at: int, fields: int, limits: Limits) -> int:
+def _trailers(data: bytes, at: int, limits: Limits) -> int:
     start = at
     while True:
         line, at = _line(data, at)
         if not line:
             return at
-        fields += 1
-        if at - start > limits.max_head_bytes or fields > limits.max_fields:
+        if at - start > limits.max_head_bytes:
             raise _Bad("limit")
         match = FIELD.fullmatch(line)
         if match is None:
@@ -263,8 +262,10 @@ def replies(data: bytes, methods: list[bytes]) -> list[Answer]:
         lengths = [value for name, value in fields if name == b"content-length"]
         if len(lengths) != 1 or not re.fullmatch(rb"0|[1-9][0-9]*", lengths[0]):
             raise Garbled(f"a reply with the lengths {lengths}")
-        number = len(answers)
-        length = 0 if number < len(methods) and methods[number] == b"HEAD" else int(lengths[0])
+        number, length = len(answers), int(lengths[0])
+        # A refusal that ends the connection may come before the method is known, and so with its body.
+        if methods[number : number + 1] == [b"HEAD"] and at + length != len(data):
+            length = 0
         if at + length > len(data):
             raise Garbled("the last body is too short")
         answers.append(Answer(status, fields, data[at : at + length]))
