@@ -233,6 +233,8 @@ class LimitedProtocol(HttpToolsProtocol):
             if self.pipeline and self.pipeline[0][0] is self.cycle:
                 self.pipeline.popleft()
             self.cycle.disconnected = True
+            # Nothing may be written behind the refusal.
+            self.cycle.waiting_for_100_continue = False
             self.cycle.message_event.set()
         whole = self._before if in_body else self.cycle
         if whole is not None and not whole.response_complete:
