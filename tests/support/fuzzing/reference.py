@@ -12,9 +12,8 @@ from typing import Literal
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 REQUEST_LINE = re.compile(rb"(%b) ([\x21-\x7e]+) HTTP/1\.([01])" % TOKEN)
-FIELD = re.compile(
-    rb"(%b):[ \t]*((?:[\x21-\x7e\x80-\xff](?:[ \t\x21-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?)[ \t]*" % TOKEN
-)
+NAME = re.compile(TOKEN)
+VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 EXTENSIONS = re.compile(rb'(?:;%b(?:=(?:%b|"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"))?)*' % (TOKEN, TOKEN))
 CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}")
 METHODS = frozenset(b"GET HEAD POST PUT DELETE PATCH OPTIONS TRACE CONNECT".split())
@@ -121,10 +120,10 @@ def _head(data: bytes, at: int, limits: Limits) -> tuple[_Head, int]:
         raise _Bad("request line" if read is None else "spaces in the request line")
     fields = []
     for text in whole[1:]:
-        match = FIELD.fullmatch(text)
-        if match is None:
+        read = _field(text)
+        if read is None:
             raise _Bad("header line")
-        fields.append((match[1].lower(), match[2]))
+        fields.append(read)
     if stop < 0:
         raise _Short
     method, target, minor = line.groups()
@@ -145,6 +144,14 @@ def _head(data: bytes, at: int, limits: Limits) -> tuple[_Head, int]:
         # Two words that contradict each other, or a list: closed by some, kept by others.
         end = "last" if tokens == {b"close"} else "open"
     return _Head(method, target, tuple(fields), chunked, length, end), stop + 4
+
+
+def _field(line: bytes) -> tuple[bytes, bytes] | None:
+    """The name, in lower case, and the value of a header line; None when it is none."""
+    name, colon, value = line.partition(b":")
+    if not colon or not NAME.fullmatch(name) or not VALUE.fullmatch(value):
+        return None
+    return name.lower(), value.strip(b" \t")
 
 
 def _framing(fields: list[tuple[bytes, bytes]], minor: bytes) -> tuple[bool, int]:
@@ -201,10 +208,10 @@ def _trailers(data: bytes, at: int, limits: Limits) -> int:
             return at
         if at - start > limits.max_head_bytes:
             raise _Bad("limit")
-        match = FIELD.fullmatch(line)
-        if match is None:
+        field = _field(line)
+        if field is None:
             raise _Bad("trailer")
-        if match[1].lower() in FORBIDDEN_TRAILERS:
+        if field[0] in FORBIDDEN_TRAILERS:
             raise _Bad("forbidden trailer")
 
 
@@ -249,10 +256,10 @@ def replies(data: bytes, methods: list[bytes]) -> list[Answer]:
             raise Garbled("the last head has no end")
         first, *lines = data[at:stop].split(b"\r\n")
         status_line = STATUS_LINE.fullmatch(first)
-        matches = [FIELD.fullmatch(line) for line in lines]
-        if status_line is None or None in matches:
+        read = [_field(line) for line in lines]
+        if status_line is None or None in read:
             raise Garbled(f"no head of a reply: {data[at:stop]!r}")
-        fields = tuple((match[1].lower(), match[2]) for match in matches if match)
+        fields = tuple(field for field in read if field is not None)
         status = int(status_line[1])
         at = stop + 4
         if status < 200:
