@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import servekit
 from servekit.engine.roots import SYSTEM, Root, job_roots, open_file, open_under
 from servekit.errors import ConfigError, InvalidInput
 
@@ -362,7 +363,7 @@ def test_what_is_no_root(tree: Path, path: str) -> None:
     [
         *("/proc", "/proc/self/root", "/proc/self/root/tmp", "/proc/1/cwd", "/proc/self/fd", "/sys/kernel", "/dev"),
         *("/dev/shm", "/dev/null/below", "/etc", "/usr/lib", "/usr/local/new", "/run/secrets", "/boot"),
-        *(sys.prefix, f"{sys.prefix}/lib", str(Path(__file__).parents[2] / "servekit"), f"{sys.base_prefix}/share"),
+        *(sys.prefix, f"{sys.prefix}/lib", str(Path(servekit.__file__).parent), f"{sys.base_prefix}/share"),
     ],
 )
 @pytest.mark.parametrize("make", [False, True], ids=["read", "make"])
