@@ -21,10 +21,10 @@ from benchmarks.environments import ROOT, EnvironmentFailed
 from benchmarks.load import wrk
 from benchmarks.nouns import Run, Server
 from benchmarks.running import NotServing, Running, running
-from benchmarks.servers import BY_NAME, CORE, SERVERS
+from benchmarks.servers import BY_NAME, CORE, REVISION, SERVERS
 
 CLOSED = ("tiny", "digits", "echo", "npy", "jpeg", "slow")
-SPECIAL = ("poison", "overload", "rates", "metrics", "memory", "cold")
+SPECIAL = ("poison", "overload", "rates", "metrics", "memory", "cold", "revision")
 RATES = (1000, 2000, 5000, 10000, 15000)
 CONNECTIONS = {
     "tiny": (1, 32, 128, 512),
@@ -68,6 +68,9 @@ class Bench:
             except EnvironmentFailed as error:
                 self.notes[name] = f"not run: {error}"
                 self.say(f"{name}: not run: {error}")
+        if self.options.against:
+            # By the name of the server: it shares its folder with servekit.
+            self._bins[REVISION] = environments.prepare_revision(self.options.against, self.options.envs)
         self.harness = self._bins[environments.HARNESS]
         fixtures = self.options.envs / "fixtures"
         large = ["--large"] if "memory" in self.options.workloads else []
@@ -88,9 +91,8 @@ class Bench:
         """The server, or None (and a note) when it does not serve."""
         with contextlib.ExitStack() as stack:
             try:
-                opened = stack.enter_context(
-                    running(server, self._bins[server.folder], workload, workers, self.fixtures)
-                )
+                bin_directory = self._bins.get(server.name) or self._bins[server.folder]
+                opened = stack.enter_context(running(server, bin_directory, workload, workers, self.fixtures))
             except NotServing as error:
                 self.notes[f"{server.name}, {workload}"] = str(error)
                 self.say(f"{server.name}, {workload}: {error}")
@@ -177,18 +179,32 @@ class Bench:
                 figures["of_peak"] = figures["goodput_per_s"] / peak["requests_per_s"]
                 self.add(opened, f"{OVERLOAD} x peak", 0, figures)
 
-    def metrics(self) -> None:
-        """Servers with and without, in turn, so that the machine's moods hit both."""
-        quiet, full = BY_NAME["servekit-quiet"], BY_NAME["servekit"]
-        with self.up(quiet, "tiny", 1) as without, self.up(full, "tiny", 1) as with_all:
-            if without is None or with_all is None:
+    def in_turn(self, ones: Sequence[tuple[Server, str]], workers: int, connections: int, rounds: int, of: str) -> None:
+        """All of them up at once and measured in turn, so that the machine's moods hit each of them."""
+        with contextlib.ExitStack() as stack:
+            opened = [stack.enter_context(self.up(server, workload, workers)) for server, workload in ones]
+            running = [each for each in opened if each is not None]
+            if len(running) < len(ones):
                 return
-            for opened in (without, with_all):
-                measure.warm_up(opened, 128)
-            for repetition in range(4 * self.options.repeats):
-                for opened in (without, with_all):
-                    found, wrong = measure.closed_loop(opened, 128, 2)
-                    self.add(opened, "128, in turn", repetition, found, wrong)
+            for each in running:
+                measure.warm_up(each, connections)
+            for round_ in range(rounds):
+                # Each begins as often as the other: what runs second finds a warmer machine.
+                for each in running if round_ % 2 else reversed(running):
+                    found, wrong = measure.closed_loop(each, connections, 2)
+                    self.add(each, f"{connections}, in turn ({of})", round_, found, wrong)
+
+    def metrics(self) -> None:
+        ones = [(BY_NAME["servekit-quiet"], "tiny"), (BY_NAME["servekit"], "tiny")]
+        self.in_turn(ones, workers=1, connections=128, rounds=4 * self.options.repeats, of="metrics")
+
+    def revision(self) -> None:
+        """What the changes since a revision cost, or bring."""
+        if not self.options.against:
+            return
+        for workload, connections in (("tiny", 128), ("tiny", 32), ("digits", 128), ("npy", 32)):
+            ones = [(BY_NAME[REVISION], workload), (BY_NAME["servekit"], workload)]
+            self.in_turn(ones, workers=1, connections=connections, rounds=4 * self.options.repeats, of="revision")
 
     def memory(self) -> None:
         for workload in ("large", "large-private"):
@@ -199,6 +215,8 @@ class Bench:
                     measure.warm_up(opened, 16)
                     found, wrong = measure.closed_loop(opened, 16, max(4, self.options.duration_s))
                     self.add(opened, "16 connections", 0, found, wrong)
+        ones = [(BY_NAME["servekit"], workload) for workload in ("large", "large-private")]
+        self.in_turn(ones, workers=4, connections=16, rounds=2 * self.options.repeats, of="weights")
 
     def cold(self) -> None:
         servekit = str(self._bins["servekit"] / "servekit")
@@ -284,6 +302,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--duration-s", type=int, help="of each measurement, default 2")
     parser.add_argument("--repeats", type=int, help="default 3")
     parser.add_argument("--slow-repeats", type=int, default=1, help="of peers that take long to start, default 1")
+    parser.add_argument("--against", metavar="REVISION", help="a git revision to measure in turn with the checkout")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks", metavar="DIR")
     parser.add_argument("--envs", type=Path, default=environments.default_directory(), metavar="DIR")
     parser.add_argument("--list", action="store_true", help="print the names of peers and workloads")

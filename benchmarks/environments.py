@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +54,37 @@ def prepare(name: str, directory: Path, *, system_python: bool = False) -> Path:
         (home / STAMP).write_text(wanted)
     if name == "servekit":
         _install_checkout(home)
+    return home / "bin"
+
+
+def prepare_revision(revision: str, directory: Path) -> Path:
+    """The `bin` directory of an environment that holds servekit as it was at a git revision.
+
+    Raises EnvironmentFailed when there is no such revision.
+    """
+    found = subprocess.run(
+        ["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    commit = found.stdout.strip()
+    if found.returncode or not commit:
+        raise EnvironmentFailed(f"no commit {revision!r} in {ROOT}")
+    home = directory / "servekit-revision"
+    wanted = _digest([requirements("servekit")], commit)
+    if _read(home / STAMP) != wanted:
+        print(f"  making an environment of servekit at {commit[:7]} in {home}", flush=True)
+        shutil.rmtree(home, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix="servekit-revision-") as scratch:
+            archive, sources = Path(scratch) / "sources.tar", Path(scratch) / "sources"
+            _run(["git", "-C", str(ROOT), "archive", "--output", str(archive), commit])
+            shutil.unpack_archive(archive, sources, filter="data")
+            _run([_base_interpreter(), "-m", "venv", str(home)])
+            constraint = ["-c", str(requirements("servekit"))]
+            _run([str(home / "bin" / "python"), "-m", "pip", "install", "-q", *constraint, f"{sources}[fast,image]"])
+        (home / STAMP).write_text(wanted)
     return home / "bin"
 
 

@@ -71,8 +71,8 @@ def memory(document: Document, directory: Path) -> None:
     ):
         points = {
             workers: median(runs, "pss_mib") or 0.0
-            for (found, _server, workers, _load), runs in grouped(document).items()
-            if found == workload and runs
+            for (found, _server, workers, load), runs in grouped(document).items()
+            if found == workload and load == "16 connections" and runs
         }
         if points:
             panel.plot(sorted(points), [points[x] for x in sorted(points)], marker="o", label=label)

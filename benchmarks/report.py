@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from benchmarks.servers import BY_NAME
+from benchmarks.servers import BY_NAME, REVISION
 
 TITLES = {
     "tiny": "Four floats of JSON, a 4-3 net",
@@ -118,7 +118,8 @@ def _rows(document: Document) -> list[tuple[str, str, float | None, bool, str]]:
     one, four = (figures.get("large", "servekit", "16 connections", "pss_mib", workers) for workers in (1, 4))
     at_most("400 MB model: PSS of 4 workers over 1", four / one if one and four else None, 1.25, "x")
     shared, private = (
-        figures.get(name, "servekit", "16 connections", "requests_per_s", 4) for name in ("large", "large-private")
+        figures.get(name, "servekit", "16, in turn (weights)", "requests_per_s", 4)
+        for name in ("large", "large-private")
     )
     at_least(
         "400 MB model, 4 workers: throughput of private weights", shared / private if shared and private else None, 0.97
@@ -127,9 +128,20 @@ def _rows(document: Document) -> list[tuple[str, str, float | None, bool, str]]:
     at_most("cold start, tiny model, 1 worker", cold, 0.7, " s")
     at_most("cold start, tiny model, 2 workers", figures.get("cold", "servekit", "start", "cold_start_s", 2), 0.7, " s")
     with_all, without = (
-        figures.get("tiny", name, "128, in turn", "requests_per_s", 1) for name in ("servekit", "servekit-quiet")
+        figures.get("tiny", name, "128, in turn (metrics)", "requests_per_s", 1)
+        for name in ("servekit", "servekit-quiet")
     )
     at_least("metrics and logging on: of off", with_all / without if with_all and without else None, 0.97)
+    for workload, connections in (("tiny", 128), ("tiny", 32), ("digits", 128), ("npy", 32)):
+        now, past = (
+            figures.get(workload, name, f"{connections}, in turn (revision)", "requests_per_s", 1)
+            for name in ("servekit", REVISION)
+        )
+        at_least(
+            f"{workload}, {connections} connections, 1 worker: of the earlier revision",
+            now / past if now and past else None,
+            0.98,
+        )
     return rows
 
 

@@ -58,6 +58,8 @@ def _fastapi(place: Place) -> list[str]:
 ALL = ("echo", "tiny", "digits", "npy", "jpeg", *PYTHON_MODELS)
 # Where the limit of the HTTP side says something about a server with a model behind it.
 LIMITED = ("tiny", "digits", "npy")
+# The server that `--against` names; it has an environment of its own.
+REVISION = "servekit-revision"
 SERVEKIT = _targets("/invocations", (*ALL, "large", "large-private"))
 
 SERVERS: tuple[Server, ...] = (
@@ -78,6 +80,16 @@ SERVERS: tuple[Server, ...] = (
         "servekit",
         _servekit("--no-metrics", "--no-access-log"),
         _targets("/invocations", ("tiny",)),
+        "/ping",
+        workers=(1,),
+        role="control",
+    ),
+    Server(
+        REVISION,
+        "servekit, the earlier revision",
+        "servekit",
+        _servekit(),
+        _targets("/invocations", LIMITED),
         "/ping",
         workers=(1,),
         role="control",
