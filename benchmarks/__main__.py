@@ -204,7 +204,7 @@ class Bench:
             return
         for workload, connections in (("tiny", 128), ("tiny", 32), ("digits", 128), ("npy", 32)):
             ones = [(BY_NAME[REVISION], workload), (BY_NAME["servekit"], workload)]
-            self.in_turn(ones, workers=1, connections=connections, rounds=4 * self.options.repeats, of="revision")
+            self.in_turn(ones, workers=1, connections=connections, rounds=6 * self.options.repeats, of="revision")
 
     def memory(self) -> None:
         for workload in ("large", "large-private"):
