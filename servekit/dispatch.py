@@ -4,8 +4,8 @@ A door makes an `Exchange` of each request, starts it, waits in its own way unti
 reply that `finish` returns:
 
     exchange = dispatcher.begin(request)
-    exchange.start(done)            # in a thread when exchange.blocks
-    reply = exchange.finish()       # after done, or after exchange.expire()
+    exchange.start(done, in_thread)
+    reply = exchange.finish()       # after done; in a thread when exchange.finish_blocks
     ...send...
     exchange.sent()
 
@@ -14,6 +14,7 @@ Nothing here raises: whatever goes wrong becomes a reply in the platform's own f
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
@@ -21,7 +22,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -139,6 +140,7 @@ class Dispatcher:
         self.request_timeout_s = request_timeout_s
         self.max_body_bytes = max_body_bytes
         self.bodies = Bodies(max_bodies_bytes)
+        self._in_threads: set[Exchange] = set()
         self.clock = clock
         self.general_headers = GENERAL_HEADERS
         # Unique in this process by its counter, among all processes by chance; a uuid for each would cost ten times as
@@ -167,6 +169,23 @@ class Dispatcher:
         if self.stats is not None:
             self.stats.fold()
         self.log.sum_up()
+
+    def stuck(self, after_s: float) -> int:
+        """How many requests still hold a thread of the door `after_s` seconds after they were answered 504?
+
+        Hooks like `decode` and `encode` do, or a disk.
+        """
+        latest_s = self.clock() - self.request_timeout_s - after_s
+        return sum(exchange.started_s < latest_s for exchange in list(self._in_threads))
+
+    @contextlib.contextmanager
+    def in_thread(self, exchange: Exchange) -> Iterator[None]:
+        """While the exchange holds a thread of the door."""
+        self._in_threads.add(exchange)
+        try:
+            yield
+        finally:
+            self._in_threads.discard(exchange)
 
     def request_id(self, headers: Sequence[tuple[bytes, bytes]]) -> str:
         """The caller's id for this request when it sent a usable one, else a new one."""
@@ -267,13 +286,15 @@ class Exchange:
         self.request = request
         self.blocks = False
         self.finish_blocks = False
-        self._started_s = dispatcher.clock()
+        self.started_s = dispatcher.clock()
         self._found: tuple[Platform, Route] | None = None
         self._call: Call | None = None
         self._context: Context | None = None
         self._ticket: Ticket | None = None
         self._thunk: Thunk | None = None
         self._settled = False
+        self._abandoned = False
+        self._answered = False
         self._lock = threading.Lock()
         self._done: Callable[[], None] | None = None
 
@@ -281,6 +302,11 @@ class Exchange:
     def timeout_s(self) -> float:
         """Seconds that a door should wait for `done` before it calls `expire`."""
         return self.dispatcher.request_timeout_s
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left to answer."""
+        return max(0.0, self.started_s + self.dispatcher.request_timeout_s - self.dispatcher.clock())
 
     def parse(self) -> None:
         request = self.request
@@ -298,21 +324,35 @@ class Exchange:
         self.blocks = performer.blocks(self._call)
         self.finish_blocks = self.blocks or (isinstance(self._call, Infer) and performer.model.encodes)
 
-    def start(self, done: Callable[[], None]) -> None:
-        """Begin the effect; `done` is called exactly once, from any thread, unless `expire` came first."""
+    def start(self, done: Callable[[], None], in_thread: Callable[[Callable[[], None]], object] | None = None) -> None:
+        """Begin the effect; `done` is called exactly once, from any thread, unless `abandon` came first.
+
+        in_thread: runs what it is given in a thread, now or later; without it, it is this thread that may be blocked.
+        """
         self._done = done
         if self._call is None or self._found is None:
             done()
-            return
+        elif self.blocks and in_thread is not None:
+            in_thread(self._begin_in_thread)
+        else:
+            self._begin(self._call, self._found[0])
+
+    def _begin_in_thread(self) -> None:
+        if self._call is None or self._found is None or self._settled or self._abandoned:
+            return  # it has waited for a thread for too long
+        with self.dispatcher.in_thread(self):
+            self._begin(self._call, self._found[0])
+
+    def _begin(self, call: Call, platform: Platform) -> None:
         self._context = Context(
             headers=_Lazy(self.request),
-            platform=self._found[0].name,
+            platform=platform.name,
             request_id=self.request.id,
-            deadline_s=self._started_s + self.dispatcher.request_timeout_s,
+            deadline_s=self.started_s + self.dispatcher.request_timeout_s,
         )
         try:
             with current.requests(self.request.id):
-                self._ticket = self.dispatcher.performer.start(self._call, self._context, self._settle)
+                self._ticket = self.dispatcher.performer.start(call, self._context, self._settle)
         except ServeError as error:
             self.settle(error)
         except Exception as error:  # noqa: BLE001 - the last line before the door: it must answer something
@@ -324,14 +364,16 @@ class Exchange:
         def thunk() -> Any:
             raise error
 
-        self._settle(thunk)
+        # There is nothing to encode.
+        self._settle(thunk, encodes=False)
 
-    def _settle(self, thunk: Thunk) -> None:
+    def _settle(self, thunk: Thunk, *, encodes: bool = True) -> None:
         with self._lock:
             if self._settled:
                 return
             self._settled = True
             self._thunk = thunk
+            self.finish_blocks = self.finish_blocks and encodes
         if self._done is not None:
             self._done()
 
@@ -339,32 +381,52 @@ class Exchange:
         """The deadline has passed: end now with 504, and drop what still waits for the model."""
         if self._ticket is not None:
             self._ticket.abandon()
-        self.settle(DeadlineExceeded(f"no answer within {self.dispatcher.request_timeout_s:g} s"))
+        self.settle(self._deadline_exceeded())
 
     def abandon(self) -> None:
         """The caller is gone: there is nobody to answer, and what still waits for the model is dropped."""
+        self._abandoned = True
         if self._ticket is not None:
             self._ticket.abandon()
         logger.info("the caller left before the answer", extra={"request_id": self.request.id})
 
     def finish(self) -> Reply:
-        """The reply. Call it after `done`, or after `expire`; it logs the request."""
-        error: ServeError | None = None
+        """The reply. Call it after `done`; it logs the request. In a thread where it `finish_blocks`."""
+        if not self.finish_blocks:
+            return self._finish()
+        with self.dispatcher.in_thread(self):
+            return self._finish()
+
+    def late(self) -> Reply:
+        """The reply where `finish` has not returned in time; what it may still give is of no use."""
+        return self._end(self._deadline_exceeded())
+
+    def _deadline_exceeded(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"no answer within {self.dispatcher.request_timeout_s:g} s")
+
+    def _finish(self) -> Reply:
         with current.requests(self.request.id):
             try:
-                reply = self._render()
-            except ServeError as raised:
-                error = raised
-            except Exception as raised:  # noqa: BLE001 - the last line before the door: it must answer something
-                error = _unexpected(raised)
-            if error is not None:
-                reply = self.dispatcher.render_error(error, self.request)
-                self.dispatcher.log.error(error, reply.status, self.request.id)
-            self._log_access(reply)
-            stats = self.dispatcher.stats
-            if stats is not None:
-                seconds = self.dispatcher.clock() - self._started_s
-                stats.reply(self.dispatcher.path_number(self.request.path), reply.status, seconds)
+                return self._end(self._render())
+            except ServeError as error:
+                return self._end(error)
+            except Exception as error:  # noqa: BLE001 - the last line before the door: it must answer something
+                return self._end(_unexpected(error))
+
+    def _end(self, outcome: Reply | ServeError) -> Reply:
+        """The reply, logged and counted; only the first one is."""
+        dispatcher = self.dispatcher
+        reply = dispatcher.render_error(outcome, self.request) if isinstance(outcome, ServeError) else outcome
+        with self._lock:
+            if self._answered:
+                return reply
+            self._answered = True
+        if isinstance(outcome, ServeError):
+            dispatcher.log.error(outcome, reply.status, self.request.id)
+        self._log_access(reply)
+        if dispatcher.stats is not None:
+            seconds = dispatcher.clock() - self.started_s
+            dispatcher.stats.reply(dispatcher.path_number(self.request.path), reply.status, seconds)
         return reply
 
     def _render(self) -> Reply:
@@ -390,7 +452,7 @@ class Exchange:
         # Probes come every few seconds and say nothing while all is well.
         level = logging.INFO if infers or reply.status >= 400 else logging.DEBUG
         if self.dispatcher.log.access_lines(1, level):
-            seconds = self.dispatcher.clock() - self._started_s
+            seconds = self.dispatcher.clock() - self.started_s
             self.dispatcher.log.access(self.request, reply.status, seconds, len(reply.body), level)
 
 

@@ -13,7 +13,7 @@ library. The requests go through the same parsing, batching and rendering as in 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -39,6 +39,7 @@ class Client(httpx2.Client):
     platform: "sagemaker", "modelarts", "modzy", ..., or "all".
     model_dir: what `load` receives and where config.json and model.yaml are looked for; default: the target's folder.
     environ: the platform's environment variables.
+    files_roots: directories that Modzy's jobs may use; default: all that `servekit run` lets them use.
     wait: load the model before the first request; with False requests meet a server that is still starting.
     Raises ConfigError, or LoadFailed when the model does not load on a platform that would end the process then.
     """
@@ -52,6 +53,7 @@ class Client(httpx2.Client):
         environ: Mapping[str, str] | None = None,
         request_timeout_s: float = 60.0,
         max_body_bytes: int = 64 * 1024 * 1024,
+        files_roots: Sequence[str | Path] = (),
         nan: Literal["error", "null"] = "error",
         wait: bool = True,
     ) -> None:
@@ -72,6 +74,7 @@ class Client(httpx2.Client):
             environ=environ or {},
             request_timeout_s=request_timeout_s,
             max_body_bytes=max_body_bytes,
+            files_roots=[str(Path(root).resolve()) for root in files_roots],
             nan=nan,
         )
         self._parts = assemble(predictor_class, plan)
@@ -140,7 +143,7 @@ class _Transport(httpx2.BaseTransport):
         exchange = self._dispatcher.begin(request)
         done = threading.Event()
         exchange.start(done.set)
-        if not done.wait(exchange.timeout_s):
+        if not done.wait(exchange.left_s):
             exchange.expire()
         reply = exchange.finish()
         exchange.sent()

@@ -76,6 +76,16 @@ def test_hooks_on_modzy(model_dir: Path, tmp_path_factory: pytest.TempPathFactor
     assert json.loads((job_dir / "results.json").read_bytes())["data"]["result"] == {"length": 6, "by": "modzy"}
 
 
+def test_jobs_stay_below_the_roots(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    inside, outside = tmp_path_factory.mktemp("inside"), tmp_path_factory.mktemp("outside")
+    for directory in (inside, outside):
+        (directory / "word.txt").write_text("abc")
+    with Client(Hooks, platform="modzy", model_dir=model_dir, files_roots=[inside]) as client:
+        for directory, status in ((inside, 200), (outside, 400)):
+            job = {"type": "file", "input": str(directory), "output": str(directory)}
+            assert client.post("/run", json=job).status_code == status
+
+
 class Waits(Predictor):
     inputs: ClassVar = {"x": Tensor("float64")}
     outputs: ClassVar = {"y": Tensor("float64")}

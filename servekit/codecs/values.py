@@ -22,7 +22,6 @@ from servekit.codecs.nouns import Column, Limits
 from servekit.errors import InvalidInput, TooLarge
 from servekit.signature import File, Image, Json, Spec, Tensor, Text, shape_text
 
-MAX_JSON_DEPTH = 100
 MAX_EXACT_FLOAT = 2.0**53
 NUMBERS: frozenset[type] = frozenset([int, float])
 LEAVES: dict[str, frozenset[type]] = {"bool": frozenset([bool]), "str": frozenset([str])}
@@ -60,7 +59,7 @@ def column_of(values: list[Any], spec: Spec, where: Where, limits: Limits, *, ma
             return [_base64(value, where(i), "a file") for i, value in enumerate(values)]
         case Json():
             for i, value in enumerate(values):
-                _check_depth(value, where(i))
+                _check_depth(value, where(i), limits)
             return values
 
 
@@ -300,9 +299,9 @@ def _base64(value: Any, where: str, wanted: str) -> bytes:
         raise InvalidInput(f"{where}: expected {wanted} as a base64 string, got other text", cause=error) from error
 
 
-def _check_depth(value: Any, where: str) -> None:
+def _check_depth(value: Any, where: str, limits: Limits) -> None:
     level = [value]
-    for _ in range(MAX_JSON_DEPTH):
+    for _ in range(limits.max_json_depth):
         level = [
             child
             for item in level
@@ -312,7 +311,7 @@ def _check_depth(value: Any, where: str) -> None:
         ]
         if not level:
             return
-    raise InvalidInput(f"{where}: expected JSON nested at most {MAX_JSON_DEPTH} deep, got more")
+    raise InvalidInput(f"{where}: expected JSON nested at most {limits.max_json_depth} deep, got more")
 
 
 def describe(value: Any) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from servekit.contract import Reply, Request
-from servekit.dispatch import Dispatcher, Held, body_too_large
+from servekit.dispatch import Dispatcher, Exchange, Held, body_too_large
 from servekit.errors import Overloaded, ServeError, TooLarge
 
 Scope = MutableMapping[str, Any]
@@ -113,10 +113,7 @@ class AsgiDoor:
         timer = loop.call_later(exchange.timeout_s, exchange.expire)
         watch_timer = loop.call_later(WATCH_AFTER_S, begin_to_watch)
         try:
-            if exchange.blocks:
-                await asyncio.to_thread(exchange.start, done)
-            else:
-                exchange.start(done)
+            exchange.start(done, lambda function: loop.run_in_executor(None, function))
             await ended
         except asyncio.CancelledError:
             exchange.abandon()
@@ -128,7 +125,7 @@ class AsgiDoor:
                 watcher.cancel()
         if gone:
             return
-        reply = await asyncio.to_thread(exchange.finish) if exchange.finish_blocks else exchange.finish()
+        reply = await _finish(exchange) if exchange.finish_blocks else exchange.finish()
         await _send_head(reply, request, send)
         await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else reply.body})
         exchange.sent()
@@ -148,6 +145,12 @@ class AsgiDoor:
             if message["type"] == "http.disconnect" or not message.get("more_body", False):
                 break
         await send({"type": "http.response.body", "body": b""})
+
+
+async def _finish(exchange: Exchange) -> Reply:
+    finishing = asyncio.get_running_loop().run_in_executor(None, exchange.finish)
+    await asyncio.wait([finishing], timeout=exchange.left_s)
+    return finishing.result() if finishing.done() else exchange.late()
 
 
 async def _send_head(reply: Reply, request: Request, send: Send, extra: tuple[tuple[bytes, bytes], ...] = ()) -> None:

@@ -231,6 +231,9 @@ class Lane:
                 connection.ended(job, now_s)
         self._count(of, seconds)
 
+    def in_thread(self, function: Callable[[], None]) -> None:
+        self.loop.run_in_executor(None, function)
+
     def drop(self, job: Job) -> None:
         """The body is no longer needed."""
         self.dispatcher.bodies.drop(job.held_bytes)
@@ -503,10 +506,7 @@ class FastLane(LimitedProtocol):
             else:
                 lane.loop.call_soon_threadsafe(self._finish, job)
 
-        if exchange.blocks:
-            lane.loop.run_in_executor(None, exchange.start, done)
-        else:
-            exchange.start(done)
+        exchange.start(done, lane.in_thread)
 
     def _finish(self, job: Job) -> None:
         exchange = job.exchange
@@ -521,13 +521,20 @@ class FastLane(LimitedProtocol):
         def finish() -> None:
             lane.loop.call_soon_threadsafe(self._reply, job, exchange.finish())
 
+        def late() -> None:
+            if not job.ended:
+                self._reply(job, exchange.late())
+
         lane = self.lane
-        lane.loop.run_in_executor(None, finish)
+        job.timer = lane.loop.call_later(exchange.left_s, late)
+        lane.in_thread(finish)
 
     def _reply(self, job: Job, reply: Reply) -> None:
         if job.ended:
             return
         job.ended = True
+        if job.timer is not None:
+            job.timer.cancel()
         if self._limits.draining() and not self.pipeline:
             job.keep_alive = False
         self.transport.write(self._whole(reply, job.id, keep_alive=job.keep_alive))

@@ -250,7 +250,8 @@ class LimitedProtocol(HttpToolsProtocol):
         headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
         headers += [(b"content-length", b"%d" % len(reply.body)), (b"connection", b"close")]
         head = STATUS_LINE[reply.status] + b"".join(b"%s: %s\r\n" % header for header in headers)
-        self.transport.write(head + b"\r\n" + reply.body)
+        body = b"" if self.parser.get_method() == b"HEAD" else reply.body
+        self.transport.write(head + b"\r\n" + body)
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)

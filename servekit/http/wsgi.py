@@ -11,6 +11,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -73,8 +74,7 @@ class WsgiDoor:
         request = Request(head.method, head.path, head.query, head.headers, body, head.id, head.peer)
         exchange = self._dispatcher.begin(request)
         self._wait(exchange, environ.get("gunicorn.socket"))
-        pool = gevent.get_hub().threadpool
-        reply = pool.apply(exchange.finish) if exchange.finish_blocks else exchange.finish()
+        reply = _finish(exchange) if exchange.finish_blocks else exchange.finish()
         return _Body(_respond(reply, request, start_response), exchange.sent)
 
     def _wait(self, exchange: Exchange, client: Any) -> None:
@@ -82,10 +82,7 @@ class WsgiDoor:
         timer = gevent.spawn_later(exchange.timeout_s, exchange.expire)
         try:
             done = self._wake.caller(ended.set)
-            if exchange.blocks:
-                gevent.get_hub().threadpool.apply(exchange.start, (done,))
-            else:
-                exchange.start(done)
+            exchange.start(done, partial(_in_thread, timeout_s=exchange.timeout_s))
             while not ended.wait(WATCH_S):
                 if _is_gone(client):
                     exchange.abandon()
@@ -138,6 +135,23 @@ class WsgiDoor:
                     dropped += len(chunk)
         except (OSError, gevent.Timeout):
             return  # the caller is gone or too slow, which ends the lingering as well
+
+
+def _in_thread(function: Callable[[], Any], timeout_s: float) -> Any:
+    """Begins in one of the hub's threads, unless none is free in time; the result to wait for, None without one."""
+    with gevent.Timeout(timeout_s, exception=False):  # type: ignore[arg-type]  # what gevent documents
+        return gevent.get_hub().threadpool.spawn(function)
+
+
+def _finish(exchange: Exchange) -> Reply:
+    finishing = _in_thread(exchange.finish, exchange.left_s)
+    if finishing is None:
+        return exchange.late()
+    try:
+        reply: Reply = finishing.get(timeout=exchange.left_s)
+    except gevent.Timeout:
+        return exchange.late()
+    return reply
 
 
 def _is_gone(client: Any) -> bool:

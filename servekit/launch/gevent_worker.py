@@ -155,6 +155,7 @@ class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
                     socket.wait_read(client.fileno(), idle_s)
                     self._idle.pop(client, None)
                 self._busy += 1
+                request = None
                 try:
                     with gevent.Timeout(limits.header_timeout_s, limits.head_late()):
                         request = next(parser)
@@ -232,7 +233,7 @@ class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """What could not become a reply, in the platform's form; then the connection ends."""
-        del req, addr
+        del addr
         reply = self.service.error_reply(self._error(exc))
         head = [
             f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}",
@@ -242,7 +243,8 @@ class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
             *(f"{name}: {value}" for name, value in reply.headers),
         ]
         try:
-            client.sendall("\r\n".join([*head, "", ""]).encode("latin-1") + reply.body)
+            body = b"" if req is not None and req.method == "HEAD" else reply.body
+            client.sendall("\r\n".join([*head, "", ""]).encode("latin-1") + body)
             client.shutdown(native_socket.SHUT_WR)
             # Read on for a moment: closing with unread bytes would reset the connection and lose the reply.
             with gevent.Timeout(LINGER_S):

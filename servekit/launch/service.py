@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from servekit.contract import Description, Encoded, Limits, Measure, Platform, Reply, Request, Route, Site, State
 from servekit.dispatch import Dispatcher, Mounted
+from servekit.engine.batcher import STUCK_AFTER_S
 from servekit.engine.lifecycle import Lifecycle
 from servekit.engine.loader import Loader
 from servekit.engine.model import Model
@@ -210,7 +211,7 @@ class _BoardFleet:
         self._board.request_stop()
 
 
-# So many threads may be lost to a `predict` that does not return.
+# So many threads may be lost to a `predict`, `decode` or `encode` that does not return. A door has five at least.
 MAX_STUCK = 3
 
 
@@ -282,8 +283,10 @@ class Service:
     def beat(self) -> None:
         """Called several times a second."""
         self._parts.dispatcher.beat()
-        if self.worn_out is None and self._parts.performer.batcher.replace_stuck() >= MAX_STUCK:
-            self.worn_out = f"{MAX_STUCK} calls of predict have not returned"
+        if self.worn_out is None:
+            stuck = self._parts.performer.batcher.replace_stuck() + self._parts.dispatcher.stuck(STUCK_AFTER_S)
+            if stuck >= MAX_STUCK:
+                self.worn_out = f"{MAX_STUCK} calls of the predictor have not returned"
 
     def drain(self) -> None:
         """The server was told to end: go on serving, say so to probes."""

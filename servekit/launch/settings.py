@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from servekit import __version__
-from servekit.contract import DrainBudget, Limits, Platform
+from servekit.contract import IMAGE_FORMATS, DrainBudget, Limits, Platform
 from servekit.errors import ConfigError
 from servekit.launch.board import MAX_WORKERS
 from servekit.launch.cpus import usable_cpus
@@ -26,7 +26,6 @@ MAX_AUTO_WORKERS = 4
 MEBIBYTE = 1024 * 1024
 GIBIBYTE = 1024 * MEBIBYTE
 # What the decoders know how to read.
-IMAGE_FORMATS = Limits().image_formats
 # Kubernetes sets it in every pod.
 POD_VARIABLE = "KUBERNETES_SERVICE_HOST"
 WHOLE = re.compile(r"[0-9]{1,18}")
@@ -152,11 +151,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("max_chunks", _whole(1, 2**40), "65536", "most chunks of a request body", "N"),
     Option("max_array_bytes", _whole(1, 2**44), str(256 * MEBIBYTE), "largest array that a body may hold", "BYTES"),
     Option("max_rows", _whole(1, 2**40), "1000000", "most rows of a request", "N"),
+    # orjson itself ends at 1024.
+    Option("max_json_depth", _whole(1, 1024), "100", "deepest nesting of the value of a Json input", "N"),
     Option("max_form_parts", _whole(1, 2**20), "100", "most parts of a form", "N"),
     Option("max_form_field_bytes", _whole(1, 2**40), str(MEBIBYTE), "largest field of a form that is no file", "BYTES"),
     Option("max_image_pixels", _whole(1, 2**40), "50000000", "most pixels of an image", "N"),
     Option("max_body_pixels", _whole(1, 2**40), "200000000", "most pixels of all images of a request", "N"),
-    Option("image_formats", _formats, "png,jpeg,webp,bmp,gif,tiff", "formats of images that are read", "NAMES"),
+    Option("image_formats", _formats, "png,jpeg,webp", "those that are read, of png, jpeg, webp, bmp, gif, tiff", "NAMES"),
     Option("max_header_bytes", _whole(1024, 2**24), "65536", "largest request head", "BYTES"),
     Option("max_headers", _whole(8, 10_000), "100", "most header fields of a request", "N"),
     Option("nan", _choice("error", "null"), "error", "NaN in JSON replies: refuse, or write null", "error|null"),
@@ -204,6 +205,7 @@ class Settings:
     max_chunks: int
     max_array_bytes: int
     max_rows: int
+    max_json_depth: int
     max_form_parts: int
     max_form_field_bytes: int
     max_image_pixels: int

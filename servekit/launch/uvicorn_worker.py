@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -14,16 +16,35 @@ from gunicorn.workers.base import Worker
 
 from servekit.http.fastlane import FastLane, Lane
 from servekit.http.protocol import LimitedProtocol, look_after
+from servekit.launch.accept import Acceptor
 from servekit.launch.gunicorn import BACKLOG
 from servekit.launch.worker import BEAT_S, MARGIN_S, WorkerLife
 
 
 class _Server(uvicorn.Server):
-    """Signals are the worker's."""
+    """Signals are the worker's, and so is accepting."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        config, loop = self.config, asyncio.get_running_loop()
+
+        def protocol() -> asyncio.Protocol:
+            return config.http_protocol_class(  # type: ignore[call-arg]
+                config=config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+            )
+
+        self.servers = [Acceptor(listener, protocol) for listener in sockets or ()]  # type: ignore[misc]
+        self.started = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+class _Threads(ThreadPoolExecutor):
+    """Those of the doors. asyncio would wait at the end for a hook that hangs."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
+        super().shutdown(wait=False, cancel_futures=cancel_futures)
 
 
 class UvicornWorker(WorkerLife, Worker):  # type: ignore[misc]
@@ -81,6 +102,7 @@ class UvicornWorker(WorkerLife, Worker):  # type: ignore[misc]
 
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(_Threads())
         self.service.attach(loop.call_soon)
         dispatcher = self.service.dispatcher
         if self.settings.fast_lane and dispatcher is not None:

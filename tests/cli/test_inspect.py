@@ -70,7 +70,7 @@ def test_a_predictor_with_a_model_beside_it(tmp_path: Path) -> None:
         (["predictor.py:Nobody"], "expected a Predictor subclass Nobody"),
         (["broken.py"], "broken.py: ZeroDivisionError"),
         (["broken.onnx"], "broken.onnx"),
-        (["predictor.py", "--model-dir", "nowhere"], "--model-dir: expected a directory, got 'nowhere'"),
+        (["predictor.py", "--model-dir", "nowhere"], "--model-dir: expected a directory or a .tar.gz file, got 'nowhere'"),
         (["predictor.py", "--workers", "0"], "--workers"),
     ],
 )
@@ -81,4 +81,18 @@ def test_bad_input_is_said_in_a_line_with_exit_code_2(tmp_path: Path, arguments:
     ended = inspect(*arguments, cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert says in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_archive_of_the_model_directory(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    models.dense(model / "net.onnx", layers=1, width=64)
+    (tmp_path / "predictor.py").write_text(PREDICTOR)
+    subprocess.run(["tar", "-C", str(model), "-czf", str(tmp_path / "model.tar.gz"), "."], check=True)
+    page = inspect("predictor.py:Digits", "--model-dir", "model.tar.gz", cwd=tmp_path).stdout
+    assert "net.onnx: 0.0 shared" in page
+    ended = inspect("predictor.py", "--model-dir", "model.tar.gz", "--max-model-bytes", "100", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "model.tar.gz" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -300,6 +300,7 @@ def test_a_json_value_is_no_deeper_than_a_predictor_can_walk() -> None:
         else:
             with pytest.raises(CallerError, match="100 deep"):
                 decode(call, SIGNATURES["json"], LIMITS)
+        assert decode(call, SIGNATURES["json"], replace(LIMITS, max_json_depth=600)).rows == 1
 
 
 MANY = b"[" + b"{}," * 500_000 + b"{}]"

@@ -15,10 +15,11 @@ from PIL import ImageOps
 
 from servekit.codecs import image
 from servekit.codecs.nouns import Limits
+from servekit.contract import IMAGE_FORMATS
 from servekit.errors import InvalidInput, PredictFailed, ServeError, TooLarge
 from servekit.signature import Image
 
-LIMITS = Limits()
+LIMITS = Limits(image_formats=IMAGE_FORMATS)
 
 
 def saved(picture: Any, form: str, **options: Any) -> bytes:
@@ -92,6 +93,14 @@ def test_the_orientation_of_a_photo_is_applied() -> None:
     exif = Pillow.Exif()
     exif[0x0112] = 6  # turn a quarter clockwise
     assert decoded(saved(picture, "PNG", exif=exif), Image("L")).shape == (4, 2)
+
+
+@pytest.mark.parametrize("form", ["BMP", "GIF", "TIFF"])
+def test_formats_that_are_off_unless_asked_for(form: str) -> None:
+    body = saved(Pillow.new("RGB", (8, 6)), form)
+    with pytest.raises(InvalidInput, match=r"expected an image \(PNG, JPEG, WEBP\)"):
+        decoded(body, Image("RGB"), Limits())
+    assert decoded(body, Image("RGB"), Limits(image_formats=(form,))).shape == (6, 8, 3)
 
 
 def test_of_an_animation_the_first_frame() -> None:

@@ -11,7 +11,7 @@ from serving import serve
 pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 from fuzzing import described
 
-EXAMPLES = 200
+EXAMPLES = 340
 
 pytestmark = pytest.mark.slow
 

@@ -248,7 +248,7 @@ def test_a_worker_that_has_lost_several_threads_is_replaced(start: Start) -> Non
     for number in range(1, 4):
         assert ask(server, sleep_s=600).status_code == 504
         until(lambda number=number: server.log.count("left behind") >= number, 30)
-    until(lambda: "is replaced: 3 calls of predict have not returned" in server.log, 30)
+    until(lambda: "is replaced: 3 calls of the predictor have not returned" in server.log, 30)
 
     def another() -> bool:
         try:
@@ -300,3 +300,13 @@ def test_patience_ends_when_lateness_begins(received_bytes: int) -> None:
         patience_s = rules.body_patience_s(received_bytes)
         assert rules.body_lateness(patience_s - 0.01, received_bytes) is None
         assert rules.body_lateness(patience_s + 0.01, received_bytes) is not None
+
+
+def test_a_refused_head_request_gets_no_body(start: Start) -> None:
+    """RFC 9110, 9.3.2: a client would take it for the next reply."""
+    server = start()
+    refused = b"HEAD /ping HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n"
+    head, end, body = send(server, refused).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-length: 0" not in head.lower()
+    assert (end, body) == (b"\r\n\r\n", b"")

@@ -57,6 +57,27 @@ def test_a_predictor_that_hangs(worker: str, tmp_path: Path) -> None:
         assert server.status() == 200
 
 
+@pytest.mark.parametrize("predictor", ["Decodes", "Encodes"])
+@pytest.mark.parametrize("lane", ["lane", "no lane"])
+def test_a_hook_that_hangs(worker: str, lane: str, tmp_path: Path, predictor: str) -> None:
+    """Its caller gets 504 at the deadline, others are served; a worker that has lost three threads is replaced."""
+    if worker == "gevent" and lane == "no lane":
+        pytest.skip("gevent workers have no fast lane")
+    options = ["--worker", worker, "--workers", "1", "--request-timeout-s", "1"]
+    options += ["--no-fast-lane"] if lane == "no lane" else []
+    with replica(predictor, tmp_path, *options) as server:
+        [pid] = server.wait_for_workers(1)
+        for number in range(1, 4):
+            result = predict(server.port, HANG)
+            assert (result.outcome, result.detail) == (Outcome.STATUS, "504")
+            assert 1 <= result.ended_s - result.started_s < 1 + 2
+            assert serves(server, number)
+        until(lambda: "is replaced: 3 calls of the predictor have not returned" in server.log, 30)
+        until(lambda: pid not in server.workers(), 30)
+        assert serves(server, 4)
+        assert server.process.poll() is None
+
+
 def test_a_predictor_that_eats_the_memory(worker: str, tmp_path: Path, ledger: Ledger) -> None:
     """The limit is the process's own; what a container's limit does is SIGKILL, see test_kills."""
     options = ("--worker", worker, "--workers", "2")

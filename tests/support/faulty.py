@@ -109,6 +109,24 @@ class Faulty(Counted):
         return super().predict(x)
 
 
+class Decodes(Counted):
+    """Hangs in a hook where a number is negative."""
+
+    def decode(self, item: Any) -> Any:
+        if item < 0:
+            time.sleep(1e6)
+        return item
+
+
+class Encodes(Counted):
+    """Hangs in a hook where a number is negative."""
+
+    def encode(self, result: Any) -> Any:
+        if result <= 0:
+            time.sleep(1e6)
+        return result
+
+
 class Inline(Faulty):
     """Says that it never waits, and so runs on the event loop."""
 

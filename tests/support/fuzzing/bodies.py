@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from servekit.codecs import Decoded, Limits, decode
-from servekit.contract import BARE_LIST, COLUMNS, INSTANCES, Envelope, Infer
+from servekit.contract import BARE_LIST, COLUMNS, IMAGE_FORMATS, INSTANCES, Envelope, Infer
 from servekit.errors import CallerError
 from servekit.signature import File, Image, Json, Signature, Spec, Tensor, Text
 
@@ -20,6 +20,7 @@ LIMITS = Limits(
     max_form_parts=20,
     max_form_field_bytes=10_000,
     max_rows=1000,
+    image_formats=IMAGE_FORMATS,
 )
 ENVELOPES = (INSTANCES, COLUMNS, Envelope(("data", "req_data"), ("predictions",)), BARE_LIST)
 OUT: dict[str, Spec] = {"y": Tensor("float32", ())}
