@@ -87,6 +87,7 @@ class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         self._limits = self.connection_limits()
+        self._watch_memory()
         self._apps = [self.service.wsgi_app(self._limits)]
         if self.settings.admin_port is not None:
             self._apps.append(self.service.admin_wsgi_app(self._limits))
@@ -98,6 +99,18 @@ class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
         if self.alive and not (replaces and self.service.fatal):
             self._serve()
         self.end()
+
+    def _watch_memory(self) -> None:
+        """A hub without memory for its greenlets loses connections for ever without ending: it is to be replaced."""
+        current = gevent.get_hub()
+        report = current.handle_error
+
+        def handle_error(context: Any, kind: Any, value: Any, trace: Any) -> None:
+            if isinstance(kind, type) and issubclass(kind, MemoryError) and self.service.worn_out is None:
+                self.service.worn_out = "there is no memory left for connections"
+            report(context, kind, value, trace)
+
+        current.handle_error = handle_error  # type: ignore[assignment, method-assign]
 
     def _serve(self) -> None:
         servers = []

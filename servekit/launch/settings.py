@@ -157,7 +157,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("max_form_field_bytes", _whole(1, 2**40), str(MEBIBYTE), "largest field of a form that is no file", "BYTES"),
     Option("max_image_pixels", _whole(1, 2**40), "50000000", "most pixels of an image", "N"),
     Option("max_body_pixels", _whole(1, 2**40), "200000000", "most pixels of all images of a request", "N"),
-    Option("image_formats", _formats, "png,jpeg,webp", "those that are read, of png, jpeg, webp, bmp, gif, tiff", "NAMES"),
+    Option("image_formats", _formats, "png,jpeg,webp", "which are read, of these and bmp, gif, tiff", "NAMES"),
     Option("max_header_bytes", _whole(1024, 2**24), "65536", "largest request head", "BYTES"),
     Option("max_headers", _whole(8, 10_000), "100", "most header fields of a request", "N"),
     Option("nan", _choice("error", "null"), "error", "NaN in JSON replies: refuse, or write null", "error|null"),

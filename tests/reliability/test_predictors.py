@@ -69,7 +69,8 @@ def test_a_hook_that_hangs(worker: str, lane: str, tmp_path: Path, predictor: st
         [pid] = server.wait_for_workers(1)
         for number in range(1, 4):
             result = predict(server.port, HANG)
-            assert (result.outcome, result.detail) == (Outcome.STATUS, "504")
+            assert result.outcome is Outcome.STATUS
+            assert result.detail.startswith("504 ")
             assert 1 <= result.ended_s - result.started_s < 1 + 2
             assert serves(server, number)
         until(lambda: "is replaced: 3 calls of the predictor have not returned" in server.log, 30)
@@ -92,12 +93,19 @@ def test_a_predictor_that_eats_the_memory(worker: str, tmp_path: Path, ledger: L
         assert Outcome.OK in outcomes
         assert outcomes.count(Outcome.STATUS) > 10  # the fault is there: nothing is left
         assert sum(map(memory_bytes, server.workers())) > before
-        with Load(server.port, callers=2) as load:
-            until(lambda: len(load.results) > 100, 30)
+        loads: list[Load] = []
+
+        def serves_again() -> bool:
+            """At once, or when a worker that has nothing left even for its connections has been replaced."""
+            with Load(server.port, callers=2, first=1 + 10_000 * len(loads)) as load:
+                until(lambda: len(load.results) > 100, 30)
+            loads.append(load)
+            return load.tally()["ok"] >= 0.9 * len(load.results)
+
+        until(serves_again, 60)
         assert server.process.poll() is None
-        assert load.tally()["ok"] >= 0.9 * len(load.results)
         assert server.status() == 200
-    ledger.check(load.results)
+    ledger.check([result for load in loads for result in load.results])
 
 
 def test_a_worker_that_is_worn_out_is_replaced_and_nothing_is_lost(worker: str, tmp_path: Path, ledger: Ledger) -> None:
