@@ -47,7 +47,11 @@ def options_page() -> str:
             lines += [f"| `{variable}` | {name} | `{option}` |" for variable, _ in variables]
     lines += ["", "## How `--platform auto` decides", "", "| variable that is set | platform |", "|---|---|"]
     lines += [f"| `{pattern}` | {name} |" for name in BUILT_IN for pattern in platforms[name].detect]
-    lines += ["", "None of them: all platforms on one port. Variables of several platforms: the start is refused."]
+    lines += [
+        "",
+        "None of them: all platforms on one port; the command `serve` takes SageMaker then. Variables of several platforms: the start "
+        "is refused.",
+    ]
     lines += [
         "",
         "## Seconds after SIGTERM",

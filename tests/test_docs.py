@@ -6,6 +6,8 @@ repository's. Comments that a reader of the rendered page does not see steer thi
     <!-- not run: REASON -->      before a block that cannot run here
     <!-- file: NAME -->           before a block: it is written to NAME first
     <!-- server: TARGET ... -->   what follows talks to a server of TARGET (the arguments of `servekit run`)
+    <!-- locked: FOLDER -->       before a block: the project in FOLDER has been built before, so that it has a lock (a
+                                  stand-in) and no package index is asked
 
 A line `servekit run ...` in a block starts that server, too. Servers get a free port, which takes the place of the
 one in the URLs that follow. When the next block is `text` or `json`, it is what the commands must print.
@@ -17,10 +19,12 @@ import ast
 import importlib.util
 import json
 import os
+import platform
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -28,9 +32,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from projects import PINS
 from serving import Server, clean_environ, serve
 
 import servekit
+from servekit.cli.build import MACHINES
+from servekit.images import pins
+from servekit.images.own import own
+from servekit.images.project import find
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -38,7 +47,7 @@ OTHER_PAGES = [*ROOT.glob("*.md"), *(ROOT / "docker").glob("*.md"), *(ROOT / "be
 PAGES = sorted({*DOCUMENTS, *OTHER_PAGES, *(ROOT / "examples").glob("*/README.md")})
 COMMAND_TIMEOUT_S = 60.0
 
-COMMENT = re.compile(r"<!-- (?P<key>not run|file|server): (?P<value>.+) -->")
+COMMENT = re.compile(r"<!-- (?P<key>not run|file|server|locked): (?P<value>.+) -->")
 FENCE = re.compile(r"(?P<ticks>`{3,})(?P<tag>\w*)")
 LOCAL_URL = re.compile(r"(?:localhost|127\.0\.0\.1):\d+")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
@@ -108,7 +117,10 @@ class Reader:
         self._stack = stack
         self._server: Server | None = None
         scripts = sysconfig.get_path("scripts")
-        self._environ = clean_environ({"PATH": scripts + os.pathsep + os.environ["PATH"], "NO_COLOR": "1"})
+        # `ls` sorts by the locale.
+        self._environ = clean_environ(
+            {"PATH": scripts + os.pathsep + os.environ["PATH"], "NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
+        )
 
     def read(self, document: str) -> None:
         for block in blocks(document):
@@ -123,6 +135,8 @@ class Reader:
             self._run_server(shlex.split(target))
         if name := block.comments.get("file"):
             (self._directory / name).write_text(block.text + "\n")
+        if folder := block.comments.get("locked"):
+            _lock(self._directory / folder)
         if block.tag != "sh" or "not run" in block.comments:
             return
         printed = ""
@@ -139,9 +153,9 @@ class Reader:
             _compare(printed, block.prints)
 
     def _run_server(self, arguments: list[str]) -> None:
-        platform = _take(arguments, "--platform")
+        name = _take(arguments, "--platform")
         _take(arguments, "--port")
-        self._server = self._stack.enter_context(serve(*arguments, platform=platform, cwd=self._directory))
+        self._server = self._stack.enter_context(serve(*arguments, platform=name, cwd=self._directory))
 
     def _shell(self, commands: list[str]) -> str:
         script = "\n".join(commands)
@@ -160,6 +174,15 @@ class Reader:
         )
         assert ended.returncode == 0, f"{script}\n{ended.stdout}{ended.stderr}"
         return ended.stdout
+
+
+def _lock(root: Path) -> None:
+    found = find(None, root)
+    pins.keep(
+        root, (*found.requirements, *own(found.extras).requirements),
+        python=f"{sys.version_info.major}.{sys.version_info.minor}", arch=MACHINES[platform.machine()],
+        make=lambda: PINS, upgrade=False,
+    )  # fmt: skip
 
 
 def _take(arguments: list[str], option: str) -> str | None:

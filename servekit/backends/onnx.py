@@ -88,6 +88,14 @@ class Session:
                 self.threads = 1
         self.inputs = self._session.get_inputs()
         self.outputs = self._session.get_outputs()
+        try:
+            # onnxruntime decodes names, those of dimensions too, when they are asked for.
+            for node in (*self.inputs, *self.outputs):
+                _ = node.name, node.shape
+        except UnicodeDecodeError as error:
+            raise LoadFailed(
+                f"{self.path.name}: expected names in UTF-8, got {error.object[:100]!r}", cause=error
+            ) from error
         self._output_names = [output.name for output in self.outputs]
 
     def _open(self, path: Path, options: Any, providers: list[str]) -> Any:

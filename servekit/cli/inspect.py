@@ -81,7 +81,11 @@ def _facts(text: str, workers: int | None, model_dir: Path | None, max_model_byt
 
 def _models(directory: Path) -> list[Path]:
     """The .onnx files that a predictor would find; what else it loads cannot be known before."""
-    return [path for path in sorted(directory.glob("*.onnx")) if not path.name.startswith(".")]
+    for pattern in ("*.onnx", "*/*.onnx"):
+        found = [path for path in sorted(directory.glob(pattern)) if "/." not in f"/{path.relative_to(directory)}"]
+        if found:
+            return found
+    return []
 
 
 def _plan(path: Path, workers: int) -> dict[str, Any]:

@@ -16,6 +16,8 @@ VERBS = {
     "run": "servekit.cli.run:run",
     "optimize": "servekit.cli.optimize:optimize",
     "inspect": "servekit.cli.inspect:inspect",
+    "build": "servekit.cli.build:build",
+    "init": "servekit.cli.init:init",
 }
 
 

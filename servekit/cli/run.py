@@ -53,7 +53,7 @@ def run(target: str | None, **flags: Any) -> None:
 @_options
 def serve(**flags: Any) -> None:
     """Serve what SERVEKIT_TARGET names, else what the model directory holds (SageMaker runs `IMAGE serve`)."""
-    launch({"target": None, **_merged(flags)})
+    launch({"target": None, **_merged(flags)}, undetected="sagemaker")
 
 
 def _merged(flags: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _merged(flags: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def launch(flags: dict[str, Any]) -> NoReturn:
+def launch(flags: dict[str, Any], *, undetected: str = "all") -> NoReturn:
     """Resolve the settings, say what was chosen, and serve; usage errors are one line and exit code 2."""
     # As PID 1 a process without a handler never hears SIGTERM; the supervisor's takes over from this one.
     signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(0))
@@ -78,7 +78,7 @@ def launch(flags: dict[str, Any]) -> NoReturn:
 
     try:
         check_floors()
-        settings = resolve(flags, os.environ, installed(), Path.cwd())
+        settings = resolve(flags, os.environ, installed(), Path.cwd(), undetected=undetected)
     except ServeError as error:
         click.echo(f"servekit: {error.message}", err=True)
         sys.exit(USAGE_ERROR)

@@ -259,9 +259,14 @@ def resolve(
     environ: Mapping[str, str],
     known: Mapping[str, Platform],
     cwd: Path,
+    *,
+    undetected: str = "all",
 ) -> Settings:
-    """Settings from flags (by option name, and `target`), variables and defaults. Raises ConfigError."""
-    platform = _platform(flags, environ, known)
+    """Settings from flags (by option name, and `target`), variables and defaults. Raises ConfigError.
+
+    undetected: the platform where nobody names one and the variables of none are there.
+    """
+    platform = _platform(flags, environ, known, undetected)
     names = tuple(known) if platform.value == "all" else (platform.value,)
     platforms = [known[name] for name in names]
     values = {option.name: _value(option, flags, environ, platforms) for option in OPTIONS if option.name != "platform"}
@@ -332,19 +337,21 @@ def _translate(convert: Callable[[str], Any], text: str, variable: str, name: st
         raise ConfigError(f"{name}: {variable} is {text!r}: {error}") from error
 
 
-def _platform(flags: Mapping[str, str | None], environ: Mapping[str, str], known: Mapping[str, Platform]) -> Value:
+def _platform(
+    flags: Mapping[str, str | None], environ: Mapping[str, str], known: Mapping[str, Platform], undetected: str
+) -> Value:
     option = BY_NAME["platform"]
     asked = _value(option, flags, environ, [])
     name = asked.value.strip().lower()
     if name == "auto":
-        return _detect(environ, known)
+        return _detect(environ, known, undetected)
     if name != "all" and name not in known:
         raise ConfigError(f"platform: expected {', '.join(known)}, all or auto, got {name!r} (from {asked.origin})")
     return Value(name, asked.origin)
 
 
-def _detect(environ: Mapping[str, str], known: Mapping[str, Platform]) -> Value:
-    """The platform whose own variables are set; `all` when there are none; no guess when several are."""
+def _detect(environ: Mapping[str, str], known: Mapping[str, Platform], undetected: str) -> Value:
+    """The platform whose own variables are set; `undetected` when there are none; no guess when several are."""
     found: dict[str, str] = {}
     for name, platform in known.items():
         for pattern in platform.detect:
@@ -358,7 +365,7 @@ def _detect(environ: Mapping[str, str], known: Mapping[str, Platform]) -> Value:
     if found:
         [(name, variable)] = found.items()
         return Value(name, f"auto: {variable} is set")
-    return Value("all", "auto: no platform's variables are set")
+    return Value(undetected, "auto: no platform's variables are set")
 
 
 def _drain(

@@ -307,6 +307,16 @@ def test_a_broken_file_is_named_and_ends_the_process(tmp_path: Path) -> None:
         assert "model.onnx: not a model that onnxruntime can run" in server.log
 
 
+@pytest.mark.parametrize("old", [b"x1", b"y1", b"d1"])
+def test_names_that_are_no_text(tmp_path: Path, old: bytes) -> None:
+    """Of an input, an output, a dimension."""
+    nodes = [helper.make_node("Relu", ["x1"], ["y1"])]
+    path = save(tmp_path / "model.onnx", nodes, [value("x1", FLOAT, ["N", "d1"])], [value("y1", FLOAT, ["N", "d1"])])
+    path.write_bytes(path.read_bytes().replace(old, b"\xff\xfe"))
+    with pytest.raises(LoadFailed, match=r"model\.onnx: expected names in UTF-8"):
+        predictor_class(path)
+
+
 def test_a_real_server_on_a_real_file(tmp_path: Path) -> None:
     import httpx2
 

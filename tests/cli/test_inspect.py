@@ -63,6 +63,15 @@ def test_a_predictor_with_a_model_beside_it(tmp_path: Path) -> None:
     assert "servekit.backends.onnx.Session" in page
 
 
+def test_a_model_in_a_folder_below(tmp_path: Path) -> None:
+    """As `servekit init --from` writes projects."""
+    (tmp_path / "predictor.py").write_text(PREDICTOR)
+    for name in ("model/net.onnx", "model/._net.onnx", ".servekit/copy.onnx"):
+        models.dense(tmp_path / name, layers=1, width=64)
+    facts = json.loads(inspect(".", "--json", cwd=tmp_path).stdout)
+    assert [plan["model"] for plan in facts["weights"]] == ["net.onnx"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -70,7 +79,11 @@ def test_a_predictor_with_a_model_beside_it(tmp_path: Path) -> None:
         (["predictor.py:Nobody"], "expected a Predictor subclass Nobody"),
         (["broken.py"], "broken.py: ZeroDivisionError"),
         (["broken.onnx"], "broken.onnx"),
-        (["predictor.py", "--model-dir", "nowhere"], "--model-dir: expected a directory or a .tar.gz file, got 'nowhere'"),
+        (["names.onnx"], "names.onnx: expected names in UTF-8, got b'x\\xff'"),
+        (
+            ["predictor.py", "--model-dir", "nowhere"],
+            "--model-dir: expected a directory or a .tar.gz file, got 'nowhere'",
+        ),
         (["predictor.py", "--workers", "0"], "--workers"),
     ],
 )
@@ -78,6 +91,9 @@ def test_bad_input_is_said_in_a_line_with_exit_code_2(tmp_path: Path, arguments:
     (tmp_path / "predictor.py").write_text(PREDICTOR)
     (tmp_path / "broken.py").write_text("from servekit import Predictor\n1 / 0\nclass X(Predictor): pass\n")
     (tmp_path / "broken.onnx").write_bytes(b"not protobuf")
+    models.save(tmp_path / "names.onnx", [], [models.value("xy", ["N"])], [models.value("xy", ["N"])], {})
+    body = (tmp_path / "names.onnx").read_bytes()
+    (tmp_path / "names.onnx").write_bytes(body.replace(b"xy", b"x\xff"))
     ended = inspect(*arguments, cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert says in ended.stderr.splitlines()[-1]

@@ -87,6 +87,26 @@ def test_serve_takes_its_target_from_the_environment_and_ignores_what_it_does_no
         server.process.kill()
 
 
+@pytest.mark.parametrize(
+    ("environ", "platform"),
+    [
+        ({}, "sagemaker (auto: no platform's variables are set)"),
+        ({"SERVEKIT_PLATFORM": "auto"}, "sagemaker (auto: no platform's variables are set)"),
+        ({"SERVEKIT_PLATFORM": "modelarts"}, "modelarts (SERVEKIT_PLATFORM)"),
+        ({"PSC_MODEL_PORT": "{port}"}, "modzy (auto: PSC_MODEL_PORT is set)"),
+    ],
+)
+def test_serve_means_sagemaker_unless_somebody_says_otherwise(
+    folder: Path, environ: dict[str, str], platform: str
+) -> None:
+    environ = {"SERVEKIT_TARGET": "predictor.py", "SERVEKIT_WORKERS": "1", "SERVEKIT_PORT": "{port}", **environ}
+    command = (script("serve"),)
+    with serve(platform=None, command=command, environ=environ, cwd=folder, ready=False, pass_port=False) as server:
+        until(lambda: "target=" in server.log)
+        assert f"platform={platform}" in server.log
+        server.process.kill()
+
+
 def test_a_log_that_nobody_reads_stops_nothing(folder: Path) -> None:
     port = free_port()
     arguments = [script("servekit"), "run", "predictor.py", "--platform", "sagemaker", "--drain-s", "0"]

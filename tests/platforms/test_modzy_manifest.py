@@ -29,8 +29,12 @@ def test_without_a_file(spec: Spec, filename: str) -> None:
 def test_a_name_with_slashes_stays_in_the_directory() -> None:
     signature = Signature({"model/x": Tensor(), "../y": Tensor()}, {"z": Json()})
     assert [file.filename for file in files(None, signature)[0]] == ["model_x.json", ".._y.json"]
-    with pytest.raises(ConfigError, match="differ by more than a slash, got a/b, a_b"):
-        files(None, Signature({"a/b": Tensor(), "a_b": Tensor()}, {"z": Json()}))
+
+
+@pytest.mark.parametrize("names", [("a/b", "a_b"), ("x", "x.json"), ("line\n", "x"), ("n" * 256, "x"), ("\udcff", "x")])
+def test_names_that_make_no_files_are_numbered(names: tuple[str, str]) -> None:
+    signature = Signature({names[0]: Tensor(), names[1]: File()}, {"z": Json()})
+    assert files(None, signature)[0] == (InputFile("input1.json", names[0]), InputFile("input2", names[1]))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from servekit.contract import DrainBudget, Platform
+from servekit.platforms.modelarts.container import container
 from servekit.platforms.modelarts.contract import render_error, routes
 
 platform = Platform(
@@ -16,4 +17,5 @@ platform = Platform(
     files=("config.json",),
     # Image specification: the dispatcher pools connections; gunicorn is to be run with a keep-alive of 200 s.
     min_keep_alive_s=200.0,
+    container=container,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from servekit.contract import DrainBudget, Platform
 from servekit.platforms._variables import whole
+from servekit.platforms.modzy.container import container
 from servekit.platforms.modzy.contract import render_error, routes
 
 platform = Platform(
@@ -18,4 +19,5 @@ platform = Platform(
     survives_failed_load=True,
     # The platform scales by containers; the reference runs one model instance in each.
     default_workers=1,
+    container=container,
 )

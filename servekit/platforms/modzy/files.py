@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 from servekit.contract import InputFile, OutputFile, Site
-from servekit.errors import ConfigError
 from servekit.signature import File, Image, Signature, Spec, Text
 
 RESULTS = "results.json"
+MAX_NAME_BYTES = 255
 
 
 def files_of(site: Site) -> tuple[tuple[InputFile, ...], tuple[OutputFile, ...]]:
@@ -23,12 +25,18 @@ def files_of(site: Site) -> tuple[tuple[InputFile, ...], tuple[OutputFile, ...]]
 def default_inputs(signature: Signature) -> tuple[InputFile, ...]:
     """One file per input: `<name>` for images and files, `<name>.txt` for texts, `<name>.json` otherwise.
 
-    Names of graph inputs may hold slashes; a file name must not. Raises ConfigError when two become alike.
+    Names of graph inputs may hold slashes; a file name must not. Where such names will not do, or differ by a slash or
+    an ending only, the files are numbered: `input1.json` and so on.
     """
-    stems = {name: name.replace("/", "_") for name in signature.inputs}
-    if len(set(stems.values())) < len(stems):
-        raise ConfigError(f"inputs: expected names that differ by more than a slash, got {', '.join(stems)}")
-    return tuple(InputFile(stems[name] + _ending(spec), name) for name, spec in signature.inputs.items())
+    named = [name.replace("/", "_") + _ending(spec) for name, spec in signature.inputs.items()]
+    if len({PurePosixPath(name).stem for name in named}) < len(named) or not all(map(_is_filename, named)):
+        named = [f"input{i}{_ending(spec)}" for i, spec in enumerate(signature.inputs.values(), 1)]
+    return tuple(InputFile(filename, name) for filename, name in zip(named, signature.inputs, strict=True))
+
+
+def _is_filename(name: str) -> bool:
+    # A lone surrogate is not printable either.
+    return name.isprintable() and name not in (".", "..") and len(name.encode()) <= MAX_NAME_BYTES
 
 
 def _ending(spec: Spec) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from servekit.contract import DrainBudget, Platform
 from servekit.platforms._variables import seconds, whole
+from servekit.platforms.sagemaker.container import container
 from servekit.platforms.sagemaker.contract import render_error, routes
 
 MEBIBYTE = 1024 * 1024
@@ -46,4 +47,5 @@ platform = Platform(
     detect=("SAGEMAKER_*",),
     variables=VARIABLES,
     model_dirs=("/opt/ml/model",),
+    container=container,
 )
