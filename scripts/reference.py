@@ -49,8 +49,8 @@ def options_page() -> str:
     lines += [f"| `{pattern}` | {name} |" for name in BUILT_IN for pattern in platforms[name].detect]
     lines += [
         "",
-        "None of them: all platforms on one port; the command `serve` takes SageMaker then. Variables of several platforms: the start "
-        "is refused.",
+        "None of them: all platforms on one port; the command `serve` takes SageMaker then. "
+        "Variables of several platforms: the start is refused.",
     ]
     lines += [
         "",
