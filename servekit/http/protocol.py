@@ -248,9 +248,14 @@ class LimitedProtocol(HttpToolsProtocol):
     def _send(self, reply: Reply) -> None:
         headers = [*self.server_state.default_headers, (b"content-type", reply.media_type.encode("latin-1"))]
         headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
-        headers += [(b"content-length", b"%d" % len(reply.body)), (b"connection", b"close")]
+        # A reply to HEAD ends with its head; what broken bytes asked for is not always to be known, so no length is told.
+        body = reply.body
+        if self.parser.get_method() == b"HEAD":
+            body = b""
+        else:
+            headers.append((b"content-length", b"%d" % len(body)))
+        headers.append((b"connection", b"close"))
         head = STATUS_LINE[reply.status] + b"".join(b"%s: %s\r\n" % header for header in headers)
-        body = b"" if self.parser.get_method() == b"HEAD" else reply.body
         self.transport.write(head + b"\r\n" + body)
         if self.transport.can_write_eof():
             self.transport.write_eof()

@@ -1,4 +1,4 @@
-"""docker, buildah or podman: the first one that works builds the image, saves it and tells what it has become.
+"""docker, buildah or podman: the first one that works builds the image, and saves it.
 
 They are started as programs, with this process's environment as it is (STORAGE_DRIVER, BUILDAH_ISOLATION, DOCKER_HOST
 and the like are theirs), and their output is read line by line: for the steps, and for the cause when they fail.
@@ -7,7 +7,6 @@ and the like are theirs), and their output is read line by line: for the steps, 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, NoReturn
+from typing import IO, NoReturn
 
 from servekit.errors import ConfigError
 from servekit.images.lock import without_urls
@@ -91,21 +90,6 @@ class BuildFailed(ConfigError):
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
-    """What an image says of itself. size_bytes is unpacked; buildah tells it to three digits."""
-
-    user: str
-    command: tuple[str, ...]
-    entrypoint: tuple[str, ...]
-    environment: Mapping[str, str]
-    labels: Mapping[str, str]
-    ports: tuple[int, ...]
-    architecture: str
-    layers: tuple[str, ...]
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Builder:
     """name: docker, buildah or podman. buildx: docker has the plugin of this name."""
 
@@ -167,28 +151,6 @@ class Builder:
             raise ConfigError(f"--save {str(file)!r}: {error.strerror or error}", cause=error) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-    def inspect(self, tag: str) -> Image:
-        """Raises ConfigError when there is no such image."""
-        check_tag(tag)
-        if self.name == "buildah":
-            raw = self._asked("inspect", "--type", "image", tag)
-            found = raw["Docker"]
-            [listed, *_] = self._asked("images", "--json", tag)
-            return _image(
-                found["config"], found["architecture"], found["rootfs"]["diff_ids"], _bytes(str(listed["size"]))
-            )
-        [raw, *_] = self._asked("image", "inspect", tag)
-        return _image(raw["Config"], raw["Architecture"], raw["RootFS"]["Layers"], raw["Size"])
-
-    def _asked(self, *arguments: str) -> Any:
-        ended = _ask([self.program, *arguments])
-        if ended.returncode != 0:
-            raise ConfigError(f"{self.name}: {_last(ended.stderr.splitlines()) or f'exit code {ended.returncode}'}")
-        try:
-            return json.loads(ended.stdout)
-        except ValueError as error:
-            raise ConfigError(f"{self.name} {arguments[0]}: expected JSON, got {ended.stdout[:100]!r}") from error
 
     def _command(
         self, context: Path, tag: str, arch: str, pip_config: Path | None, arguments: Sequence[str]
@@ -605,35 +567,6 @@ def _last(lines: Sequence[str] | deque[str]) -> str:
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= MAX_CAUSE_CHARS else text[:MAX_CAUSE_CHARS] + " ..."
-
-
-# --- what it has built ---
-
-
-def _image(config: Mapping[str, Any], architecture: str, layers: Sequence[str], size_bytes: int) -> Image:
-    variables = (line.partition("=") for line in config.get("Env") or ())
-    ports = (port.partition("/")[0] for port in config.get("ExposedPorts") or {})
-    return Image(
-        user=config.get("User") or "",
-        command=tuple(config.get("Cmd") or ()),
-        entrypoint=tuple(config.get("Entrypoint") or ()),
-        environment={name: value for name, _, value in variables},
-        labels=dict(config.get("Labels") or {}),
-        ports=tuple(sorted(int(port) for port in ports)),
-        architecture=architecture,
-        layers=tuple(layers),
-        size_bytes=int(size_bytes),
-    )
-
-
-def _bytes(text: str) -> int:
-    """`199 MB` and the like."""
-    number, _, unit = text.strip().partition(" ")
-    powers = {"": 0, "B": 0, "KB": 1, "MB": 2, "GB": 3, "TB": 4}
-    try:
-        return int(float(number) * 1000 ** powers[unit.upper()])
-    except (ValueError, KeyError) as error:
-        raise ConfigError(f"buildah: expected the size of an image, got {text!r}") from error
 
 
 def _with_version(tag: str) -> str:

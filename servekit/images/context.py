@@ -21,6 +21,7 @@ GIBIBYTE = 1024**3
 MAX_FILE_BYTES = 10 * GIBIBYTE
 MAX_CONTEXT_BYTES = 50 * GIBIBYTE
 MAX_FILES = 100_000
+MAX_FOLDERS = 20_000
 MAX_DEPTH = 64
 FILE_MODE, PROGRAM_MODE, FOLDER_MODE = 0o644, 0o755, 0o755
 # The first second that a ZIP file can name. One time for all, so that no builder sees a change where there is none.
@@ -90,11 +91,16 @@ class _Walk:
         self._root = root
         self._rules = rules
         self._apart = apart
+        self._folders = 0
 
     def folder(self, real: Path, name: str, above: tuple[Path, ...]) -> None:
         """real: without links. name: what it is called in the context, with / at its end. above: those it lies in."""
         if len(above) > MAX_DEPTH:
             raise ConfigError(f"{name}: expected folders at most {MAX_DEPTH} deep")
+        self._folders += 1
+        if self._folders > MAX_FOLDERS:
+            # A few links to folders that hold links make as many as one likes.
+            raise ConfigError(f"the project: expected at most {MAX_FOLDERS} folders: leave some out by --exclude")
         for entry in sorted(os.scandir(real), key=lambda entry: entry.name):
             path = Path(entry.path)
             try:

@@ -24,7 +24,6 @@ from servekit.errors import ConfigError
 NAME = "servekit"
 # What an installer leaves beside the wheel's own files, and what is written anew.
 INSTALLERS_OWN = frozenset({"INSTALLER", "REQUESTED", "RECORD", "WHEEL", "direct_url.json", "uv_cache.json"})
-LEFT_BEHIND = ("__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".DS_Store")
 BYTECODE = (".pyc", ".pyo")
 # The first moment that a ZIP file can name.
 TIME = (1980, 1, 1, 0, 0, 0)
@@ -206,13 +205,15 @@ def _listed(installed: Distribution) -> dict[str, Path]:
 
 
 def _package(folder: Path) -> dict[str, Path]:
-    """The files of a package folder that somebody works in."""
+    """The files of a package folder that somebody works in; hidden ones are none of the package's."""
     found = {}
     for directory, below, names in os.walk(folder):
-        below[:] = [name for name in below if name not in LEFT_BEHIND]
+        below[:] = [name for name in below if name != "__pycache__" and not name.startswith(".")]
         for name in names:
             path = Path(directory, name)
-            if path.suffix in BYTECODE or name in LEFT_BEHIND or path.is_symlink() or not path.is_file():
+            if path.suffix in BYTECODE or name.startswith(".") or name.endswith("~"):
+                continue
+            if path.is_symlink() or not path.is_file():
                 continue
             found[f"{NAME}/{path.relative_to(folder).as_posix()}"] = path
     return found

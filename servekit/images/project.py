@@ -347,8 +347,9 @@ def _ask(text: str, cwd: Path, timeout_s: float) -> dict[str, Any]:
         try:
             code = child.wait(timeout_s)
         except BaseException as error:
-            os.killpg(child.pid, signal.SIGKILL)  # with what it has started; not waited for yet, so it is still ours
-            child.wait()
+            if child.returncode is None:
+                os.killpg(child.pid, signal.SIGKILL)  # with what it has started
+                child.wait()
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise  # Ctrl-C, which does not reach its session
             raise ConfigError(

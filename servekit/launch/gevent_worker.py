@@ -251,12 +251,14 @@ class GeventWorker(WorkerLife, StockGeventWorker):  # type: ignore[misc]
         head = [
             f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}",
             f"Content-Type: {reply.media_type}",
-            f"Content-Length: {len(reply.body)}",
             "Connection: close",
             *(f"{name}: {value}" for name, value in reply.headers),
         ]
+        body = b""
+        if req is None or req.method != "HEAD":
+            body = reply.body
+            head.append(f"Content-Length: {len(body)}")
         try:
-            body = b"" if req is not None and req.method == "HEAD" else reply.body
             client.sendall("\r\n".join([*head, "", ""]).encode("latin-1") + body)
             client.shutdown(native_socket.SHUT_WR)
             # Read on for a moment: closing with unread bytes would reset the connection and lose the reply.

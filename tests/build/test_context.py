@@ -298,6 +298,18 @@ def test_deep_folders_are_refused(tmp_path: Path) -> None:
 # --- writing ---
 
 
+def test_links_that_multiply_are_refused(tmp_path: Path) -> None:
+    """15 folders with two links each, by which 2 ** 15 could be reached."""
+    root = project(tmp_path / "m")
+    for number in range(15):
+        (root / f"d{number}").mkdir()
+        for name in "ab":
+            (root / f"d{number}" / name).symlink_to(f"../d{number + 1}")
+    (root / "d15").mkdir()
+    with pytest.raises(ConfigError, match=r"^the project: expected at most 20000 folders"):
+        collected(root)
+
+
 def test_modes_and_times_are_fixed(tmp_path: Path) -> None:
     root = project(tmp_path / "m", {"run.sh": "", "sub/a": ""})
     (root / "run.sh").chmod(0o700)

@@ -130,7 +130,12 @@ def test_the_same_bytes_again_and_after_installing_it(editable: Environment, tmp
     os.utime(checkout / "servekit" / "errors.py", (1, 1))
     (checkout / "servekit" / "__pycache__").mkdir(exist_ok=True)
     (checkout / "servekit" / "__pycache__" / "junk.pyc").write_bytes(b"junk")
+    hidden = [checkout / "servekit" / name for name in (".env", ".predictor.py.swp", "cli/predictor.py~")]
+    for path in hidden:
+        path.write_bytes(b"junk")
     assert editable.tell() == before
+    for path in hidden:
+        path.unlink()
     path = tmp_path / before[1][0]
     path.write_bytes(wheel_of(before))
     assert Environment(tmp_path / "next").install(path).tell() == before

@@ -7,6 +7,7 @@ import functools
 import http.server
 import importlib.util
 import io
+import json
 import os
 import re
 import shutil
@@ -17,9 +18,56 @@ import threading
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from servekit.images.builder import Builder
 
 MAX_S = 60
+
+
+@dataclass(frozen=True)
+class Image:
+    """What an image says of itself. size_bytes is unpacked; buildah tells it to three digits."""
+
+    user: str
+    command: tuple[str, ...]
+    entrypoint: tuple[str, ...]
+    environment: Mapping[str, str]
+    labels: Mapping[str, str]
+    ports: tuple[int, ...]
+    architecture: str
+    layers: tuple[str, ...]
+    size_bytes: int
+
+
+def inspect(tool: Builder, tag: str) -> Image:
+    def asked(*arguments: str) -> Any:
+        command = [tool.program, *arguments, tag]
+        return json.loads(subprocess.run(command, capture_output=True, text=True, timeout=MAX_S, check=True).stdout)
+
+    if tool.name == "buildah":
+        found = asked("inspect", "--type", "image")["Docker"]
+        config, architecture, layers = found["config"], found["architecture"], found["rootfs"]["diff_ids"]
+        # `199 MB` and the like.
+        number, unit = asked("images", "--json")[0]["size"].split()
+        size_bytes = int(float(number) * 1000 ** ["B", "KB", "MB", "GB"].index(unit.upper()))
+    else:
+        [found] = asked("image", "inspect")
+        config, architecture, layers = found["Config"], found["Architecture"], found["RootFS"]["Layers"]
+        size_bytes = found["Size"]
+    return Image(
+        user=config.get("User") or "",
+        command=tuple(config.get("Cmd") or ()),
+        entrypoint=tuple(config.get("Entrypoint") or ()),
+        environment=dict(line.split("=", 1) for line in config.get("Env") or ()),
+        labels=dict(config.get("Labels") or {}),
+        ports=tuple(sorted(int(port.partition("/")[0]) for port in config.get("ExposedPorts") or {})),
+        architecture=architecture,
+        layers=tuple(layers),
+        size_bytes=size_bytes,
+    )
 
 
 # --- packages ---

@@ -52,7 +52,9 @@ def judge(data: bytes, outcome: Outcome) -> Verdict:
     stream = reference.read(data)
     verdict = Verdict()
     try:
-        answers = verdict.answers = reference.replies(outcome.got, [request.method for request in stream.requests])
+        answers = verdict.answers = reference.replies(
+            outcome.got, [request.method for request in stream.requests], heads=b"HEAD " in data
+        )
     except Garbled as error:
         if outcome.reset:
             verdict.note = "reset"

@@ -246,8 +246,11 @@ class Garbled(Exception):
     """The bytes that came back are not replies."""
 
 
-def replies(data: bytes, methods: list[bytes]) -> list[Answer]:
-    """The final replies to requests of these methods (the interim ones are left out). Raises Garbled."""
+def replies(data: bytes, methods: list[bytes], *, heads: bool = False) -> list[Answer]:
+    """The final replies to requests of these methods (the interim ones are left out). Raises Garbled.
+
+    heads: what was sent may hold a HEAD request beside them, one that is refused: its reply ends with its head.
+    """
     answers: list[Answer] = []
     at = 0
     while at < len(data):
@@ -267,6 +270,9 @@ def replies(data: bytes, methods: list[bytes]) -> list[Answer]:
                 raise Garbled(f"unexpected interim reply {status}")
             continue
         lengths = [value for name, value in fields if name == b"content-length"]
+        if heads and not lengths and status >= 400 and at == len(data) and (b"connection", b"close") in fields:
+            answers.append(Answer(status, fields, b""))
+            continue
         if len(lengths) != 1 or not re.fullmatch(rb"0|[1-9][0-9]*", lengths[0]):
             raise Garbled(f"a reply with the lengths {lengths}")
         number, length = len(answers), int(lengths[0])
