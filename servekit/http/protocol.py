@@ -248,7 +248,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _send(self, reply: Reply) -> None:
         headers = [*self.server_state.default_headers, (b"content-type", reply.media_type.encode("latin-1"))]
         headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
-        # A reply to HEAD ends with its head; what broken bytes asked for is not always to be known, so no length is told.
+        # A reply to HEAD ends with its head. What broken bytes asked for is not always known, so no length is told.
         body = reply.body
         if self.parser.get_method() == b"HEAD":
             body = b""
