@@ -87,7 +87,7 @@ class _Asked:
 )
 @click.option("--upgrade", is_flag=True, help="make requirements.lock anew, with the newest versions")
 @click.option("--offline", metavar="WHEELHOUSE", help="folder of wheels to install from, instead of an index")
-@click.option("--pip-config", metavar="FILE", help="pip.conf for a private index; it does not enter the image")
+@click.option("--pip-config", metavar="FILE", help="pip.conf with the indexes to use; it does not enter the image")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="files to leave out, as in .gitignore; also !PATTERN")
 @click.option("--batch", is_flag=True, help="what batch services of the platform need, too")
 @click.option("--output", metavar="DIR", help="write the build context there; without -t nothing is built")
@@ -293,7 +293,8 @@ def _context(
         from servekit.images import lock
 
         _say("lock", "resolving the requirements ...")
-        made = lock.make(requirements, python=python, arch=arch, wheelhouse=wheelhouse)
+        pip_config = None if asked.pip_config is None else Path(asked.pip_config)
+        made = lock.make(requirements, python=python, arch=arch, wheelhouse=wheelhouse, pip_config=pip_config)
         return pins.narrowed(made, project.hashes) if project.hashes else made
 
     kept = pins.keep(project.root, (*requirements, *hashes), python=python, arch=arch, upgrade=asked.upgrade, make=make)

@@ -46,6 +46,7 @@ CONCLUSION = re.compile(
 # From where a word begins: to try each of its letters would take minutes for a long one.
 URL = re.compile(r"(?<![a-z0-9+])[a-z0-9+]+://(?:[^\s/@`'\"]*@)*(?P<host>[^\s/?#`'\"),;]*)[^\s`'\"),;]*", re.IGNORECASE)
 # uv's settings that say where packages come from; with one of them, pip's are left alone.
+PIP_SOURCES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX")
 UV_SOURCES = (
     "UV_DEFAULT_INDEX",
     "UV_INDEX",
@@ -64,10 +65,13 @@ class _Pinned:
     hashes: tuple[str, ...]
 
 
-def make(requirements: Sequence[str], *, python: str, arch: Arch, wheelhouse: Path | None) -> str:
+def make(
+    requirements: Sequence[str], *, python: str, arch: Arch, wheelhouse: Path | None, pip_config: Path | None = None
+) -> str:
     """The text of a requirements file in which every package is pinned and hashed: the same for the same index.
 
-    python: such as 3.11. wheelhouse: a folder of wheels, instead of an index. Raises ConfigError with the cause.
+    python: such as 3.11. wheelhouse: a folder of wheels, instead of an index. pip_config: names the indexes; without it
+    they are those of uv's variables, else of pip's settings here. Raises ConfigError with the cause.
     """
     for line in requirements:
         _check(line)
@@ -88,6 +92,11 @@ def make(requirements: Sequence[str], *, python: str, arch: Arch, wheelhouse: Pa
         for name in UV_SOURCES:
             environ.pop(name, None)
         command += ["--no-config", "--offline", "--no-index", "--find-links", str(wheelhouse.resolve())]
+    elif pip_config is not None:
+        for name in (*UV_SOURCES, *PIP_SOURCES):
+            environ.pop(name, None)
+        environ["PIP_CONFIG_FILE"] = str(pip_config.resolve())
+        environ |= _sources_of_pip(environ)
     elif not any(environ.get(name) for name in UV_SOURCES):
         # By environment, since others can read a command line.
         environ |= _sources_of_pip(environ)
@@ -300,7 +309,7 @@ def _sources_of_pip(environ: Mapping[str, str]) -> dict[str, str]:
 def _settings_of_pip(environ: Mapping[str, str]) -> dict[str, str]:
     """By pip's own precedence: a variable, else `pip install`'s section of its files, else the one for all."""
     sections: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}
-    for line in _asked_pip():
+    for line in _asked_pip(environ):
         place, _, value = line.partition("=")
         section, _, setting = place.rpartition(".")
         if section in sections:
@@ -314,7 +323,7 @@ def _settings_of_pip(environ: Mapping[str, str]) -> dict[str, str]:
     return sections["global"] | sections["install"] | sections[":env:"]
 
 
-def _asked_pip() -> list[str]:
+def _asked_pip(environ: Mapping[str, str]) -> list[str]:
     """`pip config list`, of the pip here or else of the one on PATH; nothing without a pip."""
     candidates = [[sys.executable, "-m", "pip"]]
     if (found := shutil.which("pip")) is not None:
@@ -323,6 +332,7 @@ def _asked_pip() -> list[str]:
         try:
             ended = subprocess.run(  # noqa: S603 - a list of arguments, no shell
                 [*pip, "config", "list"],
+                env=dict(environ),
                 capture_output=True,
                 text=True,
                 errors="replace",

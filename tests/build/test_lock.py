@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -194,6 +195,11 @@ def test_the_index_that_pip_is_set_up_for(house: Path, monkeypatch: pytest.Monke
         assert "127.0.0.1" not in text
         with pytest.raises(ConfigError) as caught:
             made(["nowhere"], None)
+        # A file of the build's own goes before all that is set up here.
+        monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+        monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:1/simple")
+        given = lock.make(["top-package"], python="3.11", arch="amd64", wheelhouse=None, pip_config=config)
+        assert given == made(["top-package"], house)
     assert "requirement 'nowhere'" in caught.value.message
     assert PASSWORD not in caught.value.message
     assert "simple" not in caught.value.message
@@ -256,15 +262,15 @@ def test_an_index_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\n" not in message
 
 
-def test_pips_settings_in_pips_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pips_settings_in_pips_order(tmp_path: Path) -> None:
     config = tmp_path / "pip.conf"
     config.write_text(
         "[global]\nindex-url = https://a.example/simple\ntrusted-host =\n    one.example\n    two.example\n"
         "cert = /global.pem\nproxy = http://proxy.example:3128\n"
         "[install]\nindex-url = https://b.example/simple\n[download]\nindex-url = https://c.example/simple\n"
     )
-    monkeypatch.setenv("PIP_CONFIG_FILE", str(config))
-    environ = {"PIP_CERT": "/variable.pem", "https_proxy": "http://mine.example"}
+    environ = {"PATH": os.environ["PATH"], "PIP_CONFIG_FILE": str(config)}
+    environ |= {"PIP_CERT": "/variable.pem", "https_proxy": "http://mine.example"}
     assert lock._sources_of_pip(environ) == {
         "UV_DEFAULT_INDEX": "https://b.example/simple",
         "UV_INSECURE_HOST": "one.example two.example",
