@@ -120,7 +120,7 @@ class _Walk:
             if stat.S_ISDIR(mode):
                 if target == real or target in above:
                     raise ConfigError(f"{shown}: a link to a folder that it lies in: leave it out by --exclude")
-                if self._enters(shown, target, "/") and not self._is_environment(target, shown):
+                if self._enters(shown, target, "/") and not self._is_made(target, shown):
                     self.folder(target, f"{shown}/", (*above, real))
             elif not stat.S_ISREG(mode):
                 self.left_out.append(shown)
@@ -148,8 +148,9 @@ class _Walk:
             return True
         return False
 
-    def _is_environment(self, folder: Path, shown: str) -> bool:
-        if (folder / "pyvenv.cfg").is_file():
+    def _is_made(self, folder: Path, shown: str) -> bool:
+        """A virtual environment, or a context of an earlier build, whatever it is called."""
+        if (folder / "pyvenv.cfg").is_file() or _has_our_dockerfile(folder):
             self.left_out.append(f"{shown}/")
             return True
         return False
@@ -199,6 +200,14 @@ def check_output(output: Path, project: Project) -> None:
     _is_ours(real, str(output))
 
 
+def _has_our_dockerfile(folder: Path) -> bool:
+    try:
+        with (folder / "Dockerfile").open("rb") as file:
+            return file.read(len(FIRST_LINE)) == FIRST_LINE
+    except OSError:
+        return False
+
+
 def _is_ours(folder: Path, shown: str) -> bool:
     """Is there a context? Raises ConfigError when there is anything else."""
     try:
@@ -209,7 +218,7 @@ def _is_ours(folder: Path, shown: str) -> bool:
         names = {path.name for path in folder.iterdir()}
         if not names:
             return False
-        if "Dockerfile" not in names or not (folder / "Dockerfile").read_bytes().startswith(FIRST_LINE):
+        if not _has_our_dockerfile(folder):
             raise ConfigError(
                 f"--output {shown!r}: expected an empty folder or a context that `servekit build` has written, got "
                 "something else"

@@ -116,6 +116,16 @@ def test_virtual_environments_are_known_whatever_they_are_called(tmp_path: Path)
     assert found.left_out == ("my-env/",)
 
 
+def test_contexts_of_earlier_builds_are_known_whatever_they_are_called(tmp_path: Path) -> None:
+    ours = "# Made by `servekit build`, which writes this folder anew: change the project instead.\nFROM scratch\n"
+    root = project(
+        tmp_path / "m", {"out/Dockerfile": ours, "out/project/x.py": "", "mine/Dockerfile": "FROM scratch\n"}
+    )
+    found = collected(root)
+    assert set(found.files) == {"predictor.py", "requirements.txt", "mine/Dockerfile"}
+    assert found.left_out == ("out/",)
+
+
 def test_patterns_of_the_user(tmp_path: Path) -> None:
     root = project(
         tmp_path / "m",
