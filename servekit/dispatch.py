@@ -170,13 +170,17 @@ class Dispatcher:
             self.stats.fold()
         self.log.sum_up()
 
+    def deadline_exceeded(self) -> DeadlineExceeded:
+        """What a request gets that is not answered in time."""
+        return DeadlineExceeded(f"no answer within {self.request_timeout_s:g} s")
+
     def stuck(self, after_s: float) -> int:
         """How many requests still hold a thread of the door `after_s` seconds after they were answered 504?
 
         Hooks like `decode` and `encode` do, or a disk.
         """
-        latest_s = self.clock() - self.request_timeout_s - after_s
-        return sum(exchange.started_s < latest_s for exchange in list(self._in_threads))
+        latest_s = self.clock() - after_s
+        return sum(exchange.deadline_s < latest_s for exchange in list(self._in_threads))
 
     @contextlib.contextmanager
     def in_thread(self, exchange: Exchange) -> Iterator[None]:
@@ -287,6 +291,7 @@ class Exchange:
         self.blocks = False
         self.finish_blocks = False
         self.started_s = dispatcher.clock()
+        self.deadline_s = self.started_s + dispatcher.request_timeout_s
         self._found: tuple[Platform, Route] | None = None
         self._call: Call | None = None
         self._context: Context | None = None
@@ -306,7 +311,7 @@ class Exchange:
     @property
     def left_s(self) -> float:
         """Seconds that are left to answer."""
-        return max(0.0, self.started_s + self.dispatcher.request_timeout_s - self.dispatcher.clock())
+        return max(0.0, self.deadline_s - self.dispatcher.clock())
 
     def parse(self) -> None:
         request = self.request
@@ -348,7 +353,7 @@ class Exchange:
             headers=_Lazy(self.request),
             platform=platform.name,
             request_id=self.request.id,
-            deadline_s=self.started_s + self.dispatcher.request_timeout_s,
+            deadline_s=self.deadline_s,
         )
         try:
             with current.requests(self.request.id):
@@ -381,7 +386,7 @@ class Exchange:
         """The deadline has passed: end now with 504, and drop what still waits for the model."""
         if self._ticket is not None:
             self._ticket.abandon()
-        self.settle(self._deadline_exceeded())
+        self.settle(self.dispatcher.deadline_exceeded())
 
     def abandon(self) -> None:
         """The caller is gone: there is nobody to answer, and what still waits for the model is dropped."""
@@ -399,10 +404,7 @@ class Exchange:
 
     def late(self) -> Reply:
         """The reply where `finish` has not returned in time; what it may still give is of no use."""
-        return self._end(self._deadline_exceeded())
-
-    def _deadline_exceeded(self) -> DeadlineExceeded:
-        return DeadlineExceeded(f"no answer within {self.dispatcher.request_timeout_s:g} s")
+        return self._end(self.dispatcher.deadline_exceeded())
 
     def _finish(self) -> Reply:
         with current.requests(self.request.id):

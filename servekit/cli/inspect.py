@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 USAGE_ERROR = 2
 MEBIBYTE = 1024 * 1024
-MAX_MODEL_BYTES = 20 * 1024 * MEBIBYTE
 
 
 @click.command(name="inspect", context_settings={"max_content_width": 110})
@@ -25,11 +24,11 @@ MAX_MODEL_BYTES = 20 * 1024 * MEBIBYTE
 @click.option(
     "--model-dir", metavar="DIR", default=None, help="directory that `load` would receive, or an archive of it"
 )
-@click.option(
-    "--max-model-bytes", type=click.IntRange(1), default=MAX_MODEL_BYTES, metavar="BYTES", help="most that it may hold"
-)
+@click.option("--max-model-bytes", type=click.IntRange(1), default=None, metavar="BYTES", help="most that it may hold")
 @click.option("--json", "as_json", is_flag=True, help="print one JSON object")
-def inspect(target: str, workers: int | None, model_dir: str | None, max_model_bytes: int, as_json: bool) -> None:
+def inspect(
+    target: str, workers: int | None, model_dir: str | None, max_model_bytes: int | None, as_json: bool
+) -> None:
     """Say what TARGET takes and gives, how it is batched, and how much memory its weights will take.
 
     TARGET is what `servekit run` takes. Its code is imported, its model is not loaded.
@@ -45,21 +44,21 @@ def inspect(target: str, workers: int | None, model_dir: str | None, max_model_b
     click.echo(json.dumps(facts, indent=1) if as_json else _page(facts))
 
 
-def _facts(text: str, workers: int | None, model_dir: Path | None, max_model_bytes: int) -> dict[str, Any]:
+def _facts(text: str, workers: int | None, model_dir: Path | None, max_model_bytes: int | None) -> dict[str, Any]:
     """Everything that is printed, as JSON has it. Raises ConfigError, LoadFailed, OSError."""
     from servekit.codecs.decode import accepted_types
     from servekit.codecs.encode import offered_types
     from servekit.errors import ConfigError
     from servekit.launch.archive import unpack
     from servekit.launch.cpus import usable_cpus
-    from servekit.launch.settings import MAX_AUTO_WORKERS
+    from servekit.launch.settings import MAX_AUTO_WORKERS, MAX_MODEL_BYTES
     from servekit.launch.target import is_archive, load_class, locate
     from servekit.signature import Signature
 
     if model_dir is not None and not model_dir.is_dir():
         if not is_archive(model_dir):
             raise ConfigError(f"--model-dir: expected a directory or a .tar.gz file, got {str(model_dir)!r}")
-        model_dir = unpack(model_dir, max_model_bytes)
+        model_dir = unpack(model_dir, max_model_bytes or MAX_MODEL_BYTES)
     target = locate(text, model_dir, Path.cwd())
     predictor = load_class(target)
     signature = Signature(predictor.inputs, predictor.outputs)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, TypeVar
 
 from servekit.contract import Reply, Request
 from servekit.dispatch import Dispatcher, Exchange, Held, body_too_large
 from servekit.errors import Overloaded, ServeError, TooLarge
 
+T = TypeVar("T")
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -113,7 +114,7 @@ class AsgiDoor:
         timer = loop.call_later(exchange.timeout_s, exchange.expire)
         watch_timer = loop.call_later(WATCH_AFTER_S, begin_to_watch)
         try:
-            exchange.start(done, lambda function: loop.run_in_executor(None, function))
+            exchange.start(done, _in_thread)
             await ended
         except asyncio.CancelledError:
             exchange.abandon()
@@ -147,8 +148,12 @@ class AsgiDoor:
         await send({"type": "http.response.body", "body": b""})
 
 
+def _in_thread(function: Callable[[], T]) -> asyncio.Future[T]:
+    return asyncio.get_running_loop().run_in_executor(None, function)
+
+
 async def _finish(exchange: Exchange) -> Reply:
-    finishing = asyncio.get_running_loop().run_in_executor(None, exchange.finish)
+    finishing = _in_thread(exchange.finish)
     await asyncio.wait([finishing], timeout=exchange.left_s)
     return finishing.result() if finishing.done() else exchange.late()
 

@@ -631,8 +631,7 @@ class FastLane(LimitedProtocol):
             clock_s = self.lane.dispatcher.clock()
             if job.exchange is None and self._reading is None and clock_s > job.deadline_s and not job.ended:
                 job.ended = True
-                timeout_s = self.lane.dispatcher.request_timeout_s
-                self.refuse(job, DeadlineExceeded(f"no answer within {timeout_s:g} s"))
+                self.refuse(job, self.lane.dispatcher.deadline_exceeded())
             return
         idle = self.cycle is not None and self.cycle.response_complete and self._at_boundary
         if (

@@ -25,6 +25,7 @@ PREFIX = "SERVEKIT_"
 MAX_AUTO_WORKERS = 4
 MEBIBYTE = 1024 * 1024
 GIBIBYTE = 1024 * MEBIBYTE
+MAX_MODEL_BYTES = 20 * GIBIBYTE
 # What the decoders know how to read.
 # Kubernetes sets it in every pod.
 POD_VARIABLE = "KUBERNETES_SERVICE_HOST"
@@ -133,7 +134,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("workers", _workers, "auto", "worker processes, sharing the weights of large ONNX models", "N|auto"),
     Option("worker", _choice("uvicorn", "gevent"), "uvicorn", "kind of worker process", "uvicorn|gevent"),
     Option("model_dir", str, None, "directory that `load` receives, or an archive of it (.tar.gz, .tgz, .tar)", "DIR"),
-    Option("max_model_bytes", _whole(1, 2**50), str(20 * GIBIBYTE), "most that a model archive may hold", "BYTES"),
+    Option("max_model_bytes", _whole(1, 2**50), str(MAX_MODEL_BYTES), "most that a model archive may hold", "BYTES"),
     Option("files_roots", _directories, "/", "directories that Modzy's jobs may use, with : between them", "DIR:..."),
     Option("cache_dir", _directory, None, "directory for copies of models whose weights workers share", "DIR"),
     Option("drain_s", _seconds(0, 3600), None, "seconds to go on accepting after SIGTERM", "SECONDS"),
