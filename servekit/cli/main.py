@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -11,24 +13,48 @@ from servekit.cli.run import serve
 
 __all__ = ["main", "serve"]
 
-# Where each verb is: a start imports the one that runs, and none of the others.
-VERBS = {
+# Where each verb is: a start imports the one that runs, and none of the others. A group's verbs are platforms.
+Verbs = Mapping[str, "str | Verbs"]
+VERBS: Verbs = {
     "run": "servekit.cli.run:run",
     "optimize": "servekit.cli.optimize:optimize",
     "inspect": "servekit.cli.inspect:inspect",
     "build": "servekit.cli.build:build",
     "init": "servekit.cli.init:init",
+    "publish": {
+        "modelarts": "servekit.cli.modelarts:publish",
+        "modzy": "servekit.cli.modzy:publish",
+        "sagemaker": "servekit.cli.sagemaker:publish",
+    },
+    "images": {"modelarts": "servekit.cli.modelarts:images", "modzy": "servekit.cli.modzy:images"},
+    "deploy": {"modelarts": "servekit.cli.modelarts:deploy", "sagemaker": "servekit.cli.sagemaker:deploy"},
+    "undeploy": {"modelarts": "servekit.cli.modelarts:undeploy", "sagemaker": "servekit.cli.sagemaker:undeploy"},
+    "emulate": {"modelarts": "servekit.cli.emulate:modelarts", "modzy": "servekit.cli.emulate:modzy"},
+}
+HELP = {
+    "publish": "Bring a built image to a platform: register it, or make a model of it.",
+    "images": "Look after the images that a platform knows.",
+    "deploy": "Start a service of a published model.",
+    "undeploy": "Remove what `deploy` made.",
+    "emulate": "A platform's control plane on this machine, to try things out against.",
 }
 
 
 class _Verbs(click.Group):
+    def __init__(self, *args: Any, verbs: Verbs = VERBS, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.verbs = verbs
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click passes it
-        return list(VERBS)
+        return list(self.verbs)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click passes it
-        if cmd_name not in VERBS:
+        where = self.verbs.get(cmd_name)
+        if where is None:
             return None
-        module, _, name = VERBS[cmd_name].partition(":")
+        if not isinstance(where, str):
+            return _Verbs(cmd_name, verbs=where, help=HELP[cmd_name])
+        module, _, name = where.partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
 

@@ -1,4 +1,4 @@
-"""A model that takes 20 ms for each request, one at a time: as a predictor, and as people write it by hand."""
+"""A model that takes 50 ms for each request, one at a time: as a predictor, and as people write it by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from servekit import Batching, Predictor, Tensor
 
-MODEL_S = 0.02
+MODEL_S = 0.05
 _one_thread = ThreadPoolExecutor(1)
 
 

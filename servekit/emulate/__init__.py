@@ -1,0 +1,1 @@
+"""Platforms' control planes on this machine: real state, real checks, faults on request."""
