@@ -33,7 +33,7 @@ def control_options(command: Command) -> Command:
         try:
             with terminable():
                 command(*args, report=report, insecure_http=insecure_http, **options)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - every end has its exit code
             _end(report, error)
 
     return run

@@ -71,7 +71,7 @@ class Answer:
             raise NotUnderstood(
                 f"expected JSON, got {self.headers.get('content-type', 'no content type')} with status {self.status} "
                 f"that begins with {start!r}",
-                hint="look whether --endpoint names the platform's API, and no proxy or login page answers in its place",
+                hint="check that --endpoint names the platform's API: a proxy or login page may answer in its place",
                 status=self.status,
             ) from error
 
@@ -102,6 +102,10 @@ def no_headers(request: Request) -> Mapping[str, str]:  # noqa: ARG001 - some pl
     return {}
 
 
+def say_nothing(text: str) -> None:  # noqa: ARG001 - for who wants to be told nothing
+    return
+
+
 @dataclass(frozen=True, slots=True)
 class Transport:
     """
@@ -114,7 +118,7 @@ class Transport:
     endpoint: str
     authorise: Callable[[Request], Mapping[str, str]] = no_headers
     explain: Callable[[Answer], Said] = said_nothing
-    tell: Callable[[str], None] = lambda text: None
+    tell: Callable[[str], None] = say_nothing
     attempts: int = ATTEMPTS
     read_timeout_s: float = READ_TIMEOUT_S
     _pools: dict[str, urllib3.PoolManager] = field(default_factory=dict, repr=False)
@@ -201,7 +205,7 @@ class Transport:
             def increment(
                 self, method: str | None = None, url: str | None = None, response: Any = None,
                 error: Exception | None = None, *rest: Any, **named: Any,
-            ) -> Retry:  # fmt: skip
+            ) -> Self:  # fmt: skip
                 left = super().increment(method, url, response, error, *rest, **named)
                 why = f"answered {response.status}" if response is not None else "could not be reached"
                 tell(f"{urlsplit(url or '').path}: the platform {why}; trying again")

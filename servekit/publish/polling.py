@@ -27,17 +27,18 @@ def until(
     limit_s: float,
     what: str,
     resume: str,
-    seen: Callable[[State], None] = lambda state: None,
+    seen: Callable[[State], None] | None = None,
     every_s: float = EVERY_S,
 ) -> State:
-    """The first state that has ended. `seen` is told each state. Raises StillGoing after limit_s, and what `look` raises.
+    """The first state that has ended. Raises StillGoing after limit_s, and what `look` raises.
 
-    what: names it in the error. resume: what to do then.
+    seen: is told each state. what: names it in the error. resume: what to do then.
     """
     end_s = time.monotonic() + limit_s
     while True:
         state = look()
-        seen(state)
+        if seen is not None:
+            seen(state)
         if ended(state):
             return state
         left_s = end_s - time.monotonic()
