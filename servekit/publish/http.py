@@ -335,11 +335,12 @@ def _unreachable(error: Exception, what: str, host: str) -> PublishError:
         )
     if any(isinstance(reason, exceptions.NameResolutionError) for reason in reasons):
         return Unreachable(f"{what}: no such host", hint=f"check --region and --endpoint: {host} has no address")
-    if any(isinstance(reason, exceptions.ConnectTimeoutError) for reason in reasons):
+    refused = any(isinstance(reason, exceptions.NewConnectionError) for reason in reasons)
+    if any(isinstance(reason, exceptions.ConnectTimeoutError) for reason in reasons) and not refused:
         return Unreachable(
             f"{what}: no connection within {CONNECT_TIMEOUT_S:g} s", hint="check the network and proxies"
         )
-    if any(isinstance(reason, exceptions.TimeoutError) for reason in reasons):
+    if any(isinstance(reason, exceptions.TimeoutError) for reason in reasons) and not refused:
         return Unreachable(f"{what}: no answer in time", hint="try again; --json shows what is there already")
     last = reasons[-1]
     text = last.strerror if isinstance(last, OSError) and last.strerror else str(last)

@@ -64,16 +64,16 @@ class Report:
                 yield draw
             return
         self.say(what, text)
-        last = ("", time.monotonic())
+        said: tuple[str, bool] | None = None
+        said_at_s = 0.0
 
         def write(percentage: float, words: str) -> None:
-            nonlocal last
+            nonlocal said, said_at_s
             now_s = time.monotonic()
-            if words == last[0] and now_s - last[1] < LINE_EVERY_S and percentage < PERCENT:
-                return
-            if (words, percentage) != (last[0], PERCENT) or now_s - last[1] >= LINE_EVERY_S:
+            news = (words, percentage >= PERCENT)
+            if news != said or now_s - said_at_s >= LINE_EVERY_S:
                 self.say(what, f"{percentage:.0f} % {words}".rstrip())
-            last = (words, now_s)
+                said, said_at_s = news, now_s
 
         yield write
 
