@@ -63,6 +63,11 @@ class ServekitArbiter(Arbiter):  # type: ignore[misc]
 
     # --- signals ---
 
+    def start(self) -> None:
+        super().start()
+        # What we inherited as PID 1 may have ended before its end was a signal that we hear.
+        self.reap_workers()
+
     def handle_term(self) -> None:
         """Begin to drain; a second SIGTERM changes nothing."""
         if self._stop_at_s is None:

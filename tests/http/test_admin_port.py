@@ -12,6 +12,7 @@ PREDICTORS = Path(__file__).parents[1] / "contract" / "predictors.py"
 GOOD = {"instances": [[1, 2, 3, 4]]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", [(), ("--no-fast-lane",), ("--worker", "gevent")], ids=str)
 def test_it_has_the_metrics_and_the_schema_to_itself(door: tuple[str, ...]) -> None:
     port = free_port()

@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 from launched import receive, until
+from load import is_taken
 from serving import Server, serve
 
 from servekit.contract import Reply
@@ -88,6 +89,7 @@ def test_a_body_has_its_time(start: Start, begun: bytes) -> None:
     assert send(server, begun).startswith(b"HTTP/1.1 408")
 
 
+@pytest.mark.slow
 def test_a_trickle_of_a_body_is_cut_off() -> None:
     """One byte now and then, on all three doors at once: the first seconds are forgiven, not more."""
     with ExitStack() as stack:
@@ -204,7 +206,7 @@ def test_bodies_together_are_bounded(start: Start) -> None:
     large = json.dumps({"x": {"text": "x" * 2_900_000}}).encode()
     with closing(connect(server)) as first:
         first.sendall(message(large)[:-1])
-        time.sleep(0.5)  # it has arrived
+        until(lambda: is_taken(server.port, [first]))
         reply = send(server, message(large, b"Connection: close"))
         assert reply.startswith(b"HTTP/1.1 503"), reply
         assert b"no room" in reply
@@ -219,7 +221,7 @@ def test_a_caller_that_leaves_is_noticed(start: Start) -> None:
     server = start()
     with closing(connect(server)) as client:
         client.sendall(message(b'{"x": {"sleep_s": 3}}'))
-        time.sleep(0.3)  # it has reached the predictor
+        until(lambda: is_taken(server.port, [client]))
     until(lambda: "the caller left before the answer" in server.log)
     assert answers(server)
 
@@ -232,6 +234,7 @@ def test_no_reply_names_the_server(start: Start) -> None:
         assert b"\r\nserver:" not in head
 
 
+@pytest.mark.slow
 def test_a_predict_that_does_not_return_loses_its_place(start: Start) -> None:
     """Its request gets 504; others wait for as long as it takes to be sure, then go on in another thread."""
     server = start("--request-timeout-s", "1")
@@ -241,6 +244,7 @@ def test_a_predict_that_does_not_return_loses_its_place(start: Start) -> None:
     assert "its thread is left behind" in server.log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [DOORS["fast lane"], DOORS["gevent"]], ids=["uvicorn", "gevent"], indirect=True)
 def test_a_worker_that_has_lost_several_threads_is_replaced(start: Start) -> None:
     server = start("--request-timeout-s", "0.5")

@@ -74,6 +74,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.slow
 def test_every_reply_of_every_worker_is_counted(server: Server) -> None:
     before = samples(httpx2.get(f"{server.url}/metrics").text)
     for _ in range(40):  # a connection each, so that both workers have some
@@ -86,7 +87,7 @@ def test_every_reply_of_every_worker_is_counted(server: Server) -> None:
         return requests(after, path, code) - requests(before, path, code)
 
     # A worker knows what the others have written down, which they do several times a second.
-    deadline_s = time.monotonic() + 5.0
+    deadline_s = time.monotonic() + 30.0
     while True:
         after = samples(httpx2.get(f"{server.url}/metrics").text)
         counted = [grew("/invocations", code) for code in ("200", "400", "500")] + [grew("other", "404")]

@@ -19,7 +19,9 @@ import pytest
 from launched import Launched, ask, launch, until
 
 KINDS = ("uvicorn", "gevent")
-LINGER_S = 0.9
+LINGER_S = 2.5
+# What a busy machine may take to do something at once. What it is told from takes half a minute.
+AT_ONCE_S = 12.0
 
 
 @pytest.fixture(params=KINDS)
@@ -60,10 +62,10 @@ def to_the_group_and_again(server: Launched) -> None:
 @pytest.mark.parametrize("tell", [to_the_master, to_the_group_and_again], ids=lambda tell: tell.__name__)
 def test_drain_serves_on_then_finishes_then_ends_with_0(worker: str, control: Path, tell: Any) -> None:
     with ExitStack() as stack:
-        server = stack.enter_context(launch(control, worker=worker, workers=2, linger_s=LINGER_S, finish_s=6.0))
+        server = stack.enter_context(launch(control, worker=worker, workers=2, linger_s=LINGER_S, finish_s=30.0))
         idle = stack.enter_context(server.connect())
         assert not ask(idle, "/pid").is_last
-        slow = in_background(lambda: server.get("/slow/2.0"))
+        slow = in_background(lambda: server.get("/slow/4.0"))
         until(lambda: server.get("/under-way").body == b"1")
         started_s = time.monotonic()
         tell(server)
@@ -71,12 +73,10 @@ def test_drain_serves_on_then_finishes_then_ends_with_0(worker: str, control: Pa
         # Still accepting, on new connections and on those that are open, and saying that this is the last reply.
         assert server.get("/pid").is_last
         assert ask(idle, "/pid").is_last
-        assert time.monotonic() - started_s < LINGER_S
         until(server.refuses)
         assert time.monotonic() - started_s >= LINGER_S - 0.1
         assert slow().status == 200
-        assert server.process.wait(5) == 0
-        assert time.monotonic() - started_s < 2.0 + 2.0
+        assert server.process.wait(AT_ONCE_S) == 0
         assert server.log.count("draining: accepting") == 1
 
 
@@ -89,12 +89,10 @@ def test_the_reply_to_a_request_that_came_before_the_drain_says_close(worker: st
 
 
 def test_idle_connections_do_not_hold_up_the_end(worker: str, control: Path) -> None:
-    with launch(control, worker=worker, finish_s=20.0) as server, server.connect() as idle:
+    with launch(control, worker=worker, finish_s=30.0) as server, server.connect() as idle:
         ask(idle, "/pid")
-        started_s = time.monotonic()
         server.process.terminate()
-        assert server.process.wait(10) == 0
-        assert time.monotonic() - started_s < 2.5
+        assert server.process.wait(AT_ONCE_S) == 0
 
 
 def test_what_does_not_finish_in_time_is_cut_off_and_told_so(worker: str, control: Path) -> None:
@@ -103,8 +101,8 @@ def test_what_does_not_finish_in_time_is_cut_off_and_told_so(worker: str, contro
         until(lambda: server.get("/under-way").body == b"1")
         started_s = time.monotonic()
         server.process.terminate()
-        assert server.process.wait(10) == 0
-        assert 0.4 < time.monotonic() - started_s < 2.5
+        assert server.process.wait(AT_ONCE_S) == 0
+        assert time.monotonic() - started_s > 0.4
         assert stuck().status == 503
         assert json.loads(stuck().body) == {"fake": "the server stopped before this request was answered"}
 
@@ -119,10 +117,8 @@ def test_interrupted_it_ends_quickly(worker: str, control: Path, number: signal.
         if draining:
             server.process.terminate()
             until(lambda: "draining" in server.log)
-        started_s = time.monotonic()
         server.process.send_signal(number)
-        assert server.process.wait(10) == 0
-        assert time.monotonic() - started_s < 2.5
+        assert server.process.wait(AT_ONCE_S) == 0
 
 
 def test_told_to_end_while_loading_it_ends_at_once_with_0(worker: str, control: Path) -> None:
@@ -130,33 +126,29 @@ def test_told_to_end_while_loading_it_ends_at_once_with_0(worker: str, control: 
     with launch(control, worker=worker, linger_s=30.0, finish_s=30.0, ready=False) as server:
         # It accepts, and says that it is not ready.
         until(lambda: _status(server) == 503)
-        started_s = time.monotonic()
         server.process.terminate()
-        assert server.process.wait(10) == 0
-        assert time.monotonic() - started_s < 2.5
+        assert server.process.wait(AT_ONCE_S) == 0
 
 
 def test_told_to_end_while_it_still_imports_it_ends_at_once_with_0(worker: str, control: Path) -> None:
     (control / "build_s").write_text("60")
     with launch(control, worker=worker, linger_s=30.0, finish_s=30.0, ready=False) as server:
         until(lambda: (control / "building").exists())
-        started_s = time.monotonic()
         server.process.terminate()
-        assert server.process.wait(10) == 0
-        assert time.monotonic() - started_s < 2.5
+        assert server.process.wait(AT_ONCE_S) == 0
 
 
 def test_a_caller_may_ask_for_the_end(worker: str, control: Path) -> None:
     with launch(control, worker=worker, linger_s=30.0) as server:
         assert server.get("/stop").body == b"exiting"
-        assert server.process.wait(5) == 0
+        assert server.process.wait(AT_ONCE_S) == 0
 
 
 @pytest.mark.parametrize("file", ["fail", "refuse"])
 def test_a_failed_start_ends_with_3(worker: str, control: Path, file: str) -> None:
     (control / file).write_text("the reason")
     with launch(control, worker=worker, workers=2, finish_s=30.0, ready=False) as server:
-        assert server.process.wait(8) == 3
+        assert server.process.wait(AT_ONCE_S) == 3
         if file == "refuse":
             lines = [json.loads(line) for line in server.log.splitlines()]
             told = [line for line in lines if "the reason" in line["message"]]
@@ -167,7 +159,7 @@ def test_a_failed_start_ends_with_3(worker: str, control: Path, file: str) -> No
 def test_a_start_that_takes_too_long_ends_with_3(worker: str, control: Path) -> None:
     (control / "load_s").write_text("60")
     with launch(control, worker=worker, startup_timeout_s=1.0, finish_s=30.0, ready=False) as server:
-        assert server.process.wait(10) == 3
+        assert server.process.wait(AT_ONCE_S) == 3
         assert "was not ready within 1 s" in server.log
 
 
@@ -221,10 +213,8 @@ def test_a_replacement_that_still_imports_does_not_hold_up_the_end(control: Path
         (control / "build_s").write_text("60")
         os.kill(victim, signal.SIGKILL)
         until(lambda: (control / "building").exists())
-        started_s = time.monotonic()
         server.process.terminate()
-        assert server.process.wait(10) == 0
-        assert time.monotonic() - started_s < 2.5
+        assert server.process.wait(AT_ONCE_S) == 0
 
 
 def test_a_master_that_cannot_start_a_worker_tries_again(control: Path) -> None:
@@ -274,10 +264,13 @@ def test_as_process_1_it_hears_signals_and_reaps_strangers(worker: str, control:
     alone = [str(unshare), "--pid", "--fork", "--mount-proc", "--kill-child"]
     if unshare is None or subprocess.run([*alone, "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("needs the right to make a process namespace")
-    with launch(control, worker=worker, linger_s=0.5, command=alone) as server:
+    # The program takes the place of a shell, whose child it inherits, and which ends before it hears of such ends.
+    inheriting = [*alone, "sh", "-c", 'true & exec "$0" "$@"']
+    with launch(control, worker=worker, linger_s=0.5, command=inheriting) as server:
         [first] = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
         children = Path(f"/proc/{first}/task/{first}/children")
         enter = ["nsenter", "--pid", "--target", first]
+        until(lambda: len(children.read_text().split()) == 1)
         # The shell ends before its child, which process 1 inherits and has to reap.
         subprocess.run([*enter, "sh", "-c", "sleep 0.2 & exit 0"], check=True)
         until(lambda: len(children.read_text().split()) == 1)

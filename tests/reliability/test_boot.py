@@ -70,9 +70,9 @@ def test_a_replacement_that_loads_slowly_harms_nobody(
     with replica("Fragile", tmp_path, *options) as server:
         [victim, _] = server.wait_for_workers(2)
         (weights.parent / "load_s").write_text("3")
+        started_s = time.monotonic()
         os.kill(victim, signal.SIGKILL)
         until(lambda: victim not in server.workers())
-        started_s = time.monotonic()
         with Load(server.port) as load:
             server.wait_for_workers(2, without=victim)
         assert time.monotonic() - started_s >= 2.5

@@ -17,7 +17,9 @@ from serving import serve
 ANSWERS = Path(__file__).parents[1] / "http" / "limits_predictor.py"
 MEBIBYTE = 1024 * 1024
 HEAD_S, BODY_S = 2, 3
-pytestmark = pytest.mark.timeout(180)
+# What a busy machine may add; as short as the deadlines that hold where none is set.
+SLACK_S = 7
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 def ends(client: socket.socket, until_s: float) -> bool:
@@ -65,8 +67,8 @@ def test_slow_callers_are_dropped_and_the_others_are_served(worker: str) -> None
         calling = threading.Thread(target=others)
         calling.start()
         try:
-            assert all(ends(client, began_s + HEAD_S + 3) for client in heads)
-            assert all(ends(client, began_s + BODY_S + 4) for client in bodies)
+            assert all(ends(client, began_s + HEAD_S + SLACK_S) for client in heads)
+            assert all(ends(client, began_s + BODY_S + SLACK_S) for client in bodies)
             until(lambda: server.log.count("took none of its reply") >= len(readers), 30)
         finally:
             done.set()
@@ -104,10 +106,14 @@ def test_bad_requests_leave_no_memory_behind(worker: str, tmp_path: Path, sent: 
                         reply = client.recv(65536)
                         assert not reply or reply.startswith(b"HTTP/1.1 4"), reply
 
-        # The allocator keeps what one attack took for the next; what each leaves behind would add up.
+        # The allocator keeps what one attack took for the next, sooner or later; what each leaves behind would add up
+        # in every round.
         attack(100)
-        before = memory_bytes(pid)
-        attack(50)
-        assert memory_bytes(pid) - before < 6 * MEBIBYTE
+        grown = []
+        while not grown or (grown[-1] >= 6 * MEBIBYTE and len(grown) < 4):
+            before = memory_bytes(pid)
+            attack(50)
+            grown.append(memory_bytes(pid) - before)
+        assert grown[-1] < 6 * MEBIBYTE, grown
         assert server.workers() == [pid]
         assert get(server.port, "/ping").status == 200

@@ -48,8 +48,8 @@ def test_without_its_master_no_worker_stays(worker: str, tmp_path: Path) -> None
         for _ in range(3):
             server.process.kill()
             server.process.wait()
-            until(lambda: not server.listens(), 2.0)
-            until(lambda: all(is_gone(pid) for pid in orphans), 2.0)  # noqa: B023 - called at once
+            until(lambda: not server.listens())
+            until(lambda: all(is_gone(pid) for pid in orphans))  # noqa: B023 - called at once
             server.start()
             orphans = server.wait_for_workers(2)
 

@@ -24,6 +24,7 @@ def test_the_slope_of_a_line_behind_its_beginning() -> None:
     assert slope_mib(warm) == pytest.approx(0.0, abs=1e-6)
 
 
+@pytest.mark.alone  # some thousand requests within seconds, or the slope says nothing
 @pytest.mark.parametrize("predictor", ["Counted", "Leaking"])
 def test_a_leak_is_seen_and_nothing_else_is(worker: str, tmp_path: Path, predictor: str) -> None:
     options = ("--worker", worker, "--workers", "1")

@@ -108,7 +108,9 @@ def test_negative_control_who_waits_for_a_turn_overtakes_nobody() -> None:
     """As the queue of a model answers them: in the order in which they came, refused or not."""
     queue = [Offered(Outcome.OK, 200 if at % 5 else 503, at, at, 100 + at) for at in range(50)]
     assert overtaken(queue) == 0
-    at_once = [item if item.status == 200 else Offered(Outcome.STATUS, 503, 0, item.sent_s, item.sent_s) for item in queue]
+    at_once = [
+        item if item.status == 200 else Offered(Outcome.STATUS, 503, 0, item.sent_s, item.sent_s) for item in queue
+    ]
     assert overtaken(at_once) == 1
 
 

@@ -23,7 +23,8 @@ CAPABILITIES = "-all,+dac_override"
 NOBODY = ["setpriv", "--reuid=65534", "--clear-groups", "--no-new-privs"]
 NOBODY += [f"--inh-caps={CAPABILITIES}", f"--ambient-caps={CAPABILITIES}", f"--bounding-set={CAPABILITIES}"]
 OWN_MOUNTS = ["unshare", "--mount"]
-# The promise: a health check is answered while the machine is busy with something else.
+# The promise: a health check is answered while the machine is busy with something else. One that is late may be the
+# machine's doing, whose other guests can be busy as well; the server's doing would be seen in most of them.
 HEALTH_S = 2.0
 
 
@@ -110,17 +111,20 @@ def test_no_descriptors_in_a_worker(worker: str, tmp_path: Path, ledger: Ledger)
         caller.close()
 
 
+@pytest.mark.alone  # it takes the machine's processors away
 def test_no_processor(worker: str, tmp_path: Path) -> None:
     options = ("--worker", worker, "--workers", "2")
     with replica("Counted", tmp_path, *options, faults='{"heartbeat_timeout_s": 5}') as server:
         pids = server.wait_for_workers(2)
+        late = 0
         with busy_processes(4 * (os.cpu_count() or 2)), connect(server.port) as client:
             for _ in range(20):
                 for ask_health in (lambda: get(server.port, "/ping"), lambda: ask(client, message("GET", "/ping"))):
                     started_s = time.monotonic()
                     assert ask_health().status == 200
-                    assert time.monotonic() - started_s < HEALTH_S
+                    late += time.monotonic() - started_s >= HEALTH_S
                 time.sleep(0.2)
+        assert late <= 4
         assert server.workers() == pids
         assert "TIMEOUT" not in server.log
 

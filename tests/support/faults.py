@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 from launched import until
 from load import ask, connect, get, message
-from serving import START_TIMEOUT_S, clean_environ, script
+from serving import START_TIMEOUT_S, clean_environ, free_port, script
 
 ROOM = Path(__file__).parents[1] / "reliability"
 PREDICTORS = Path(__file__).with_name("faulty.py")
@@ -33,22 +32,11 @@ STOCK = {
 }
 
 
-def quiet_port() -> int:
-    """A free port that no outgoing connection gets while its server is away, as those that the kernel hands out may."""
-    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = secrets.randbelow(max(1000, lowest - 10_000)) + 10_000
-        with socket.socket() as probe, suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("0.0.0.0", port))
-            return port
-
-
 class Replica:
     """One server, of `command` (without the port); `log` holds what all its lives wrote."""
 
     def __init__(self, command: Sequence[str], directory: Path, port_option: str, environ: Mapping[str, str]) -> None:
-        self.port = quiet_port()
+        self.port = free_port()
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self.log_path = directory / f"{self.port}.log"
@@ -260,7 +248,7 @@ def haproxy(directory: Path, replicas: Sequence[Replica]) -> Iterator[Balancer]:
     """Strict: one attempt for each request, connections to the servers kept and shared, the platform's probe asked."""
     program = tool("haproxy")
     directory.mkdir(exist_ok=True)
-    port = quiet_port()
+    port = free_port()
     servers = "\n".join(f"    server s{replica.port} 127.0.0.1:{replica.port}" for replica in replicas)
     config = directory / "haproxy.cfg"
     config.write_text(HAPROXY.format(directory=directory, port=port, check_ms=CHECK_S * 1000, servers=servers))
@@ -346,7 +334,7 @@ def nginx(directory: Path, replicas: Sequence[Replica]) -> Iterator[Balancer]:
     """
     program = tool("nginx")
     directory.mkdir(exist_ok=True)
-    port = quiet_port()
+    port = free_port()
     [one, two] = replicas
     lines = {replica: f"server 127.0.0.1:{replica.port} max_fails=0;" for replica in replicas}
     groups = {"all": lines[one] + lines[two], "only_one": lines[one], "only_two": lines[two]}

@@ -91,6 +91,21 @@ def _some(client: socket.socket) -> bytes:
     return data
 
 
+def is_taken(port: int, clients: Sequence[socket.socket]) -> bool:
+    """Has the server taken all that they sent? Nothing of it waits in the kernel any more."""
+    ports = {client.getsockname()[1] for client in clients}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ends = [(int(row[1].partition(":")[2], 16), int(row[2].partition(":")[2], 16), row) for row in rows]
+    sent = [row for here, there, row in ends if here in ports and there == port]
+    accepted = [row for here, there, row in ends if here == port and there in ports]
+    # An inode of 0: nobody has accepted it.
+    return (
+        len(sent) == len(accepted) == len(ports)
+        and all(row[4].startswith("00000000:") for row in sent)
+        and all(row[4].endswith(":00000000") and row[9] != "0" for row in accepted)
+    )
+
+
 def get(port: int, path: str, timeout_s: float = 30.0) -> Answer:
     """On a connection of its own."""
     with connect(port, timeout_s) as client:

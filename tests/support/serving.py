@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
@@ -22,13 +23,27 @@ START_TIMEOUT_S = 60.0
 CLEAN_PREFIXES = ("SERVEKIT_", "SAGEMAKER_", "SM_MODEL_DIR", "MODELARTS_", "PSC_", "GUNICORN_", "WEB_CONCURRENCY")
 
 
+# One byte for each port; whoever runs tests beside this process has locked those of its own servers.
+_given = os.open(
+    Path(tempfile.gettempdir()) / f"servekit-test-ports-{os.geteuid()}",
+    os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC,
+    0o600,
+)
+_given_here: set[int] = set()
+
+
 def free_port() -> int:
-    """Not one that the kernel may give to an outgoing connection before the server listens there."""
+    """One that no outgoing connection gets while its server is not there, and no other server of tests, until the
+    process that runs these has ended."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
-        port = random.randrange(10_000, 32_000)  # noqa: S311 - below the ephemeral ports of Linux, 32768 to 60999
+        port = 10_000 + random.randrange(max(1000, lowest - 10_000))  # noqa: S311
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("0.0.0.0", port))
-            return port
+            fcntl.lockf(_given, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            if port not in _given_here:
+                _given_here.add(port)
+                return port
 
 
 def script(name: str) -> str:
