@@ -6,6 +6,8 @@ repository's. Comments that a reader of the rendered page does not see steer thi
     <!-- not run: REASON -->      before a block that cannot run here
     <!-- file: NAME -->           before a block: it is written to NAME first
     <!-- server: TARGET ... -->   what follows talks to a server of TARGET (the arguments of `servekit run`)
+    <!-- emulator: PLATFORM -->   before a block: from here on a platform's emulator runs, and the environment names its
+                                  endpoint and the credentials that it takes
     <!-- locked: FOLDER -->       before a block: the project in FOLDER has been built before, so that it has a lock (a
                                   stand-in) and no package index is asked
 
@@ -32,6 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from emulated import ACCESS_KEY, API_KEY, SECRET_KEY, emulate
 from projects import PINS
 from serving import Server, clean_environ, serve
 
@@ -47,7 +50,7 @@ OTHER_PAGES = [*ROOT.glob("*.md"), *(ROOT / "docker").glob("*.md"), *(ROOT / "be
 PAGES = sorted({*DOCUMENTS, *OTHER_PAGES, *(ROOT / "examples").glob("*/README.md")})
 COMMAND_TIMEOUT_S = 60.0
 
-COMMENT = re.compile(r"<!-- (?P<key>not run|file|server|locked): (?P<value>.+) -->")
+COMMENT = re.compile(r"<!-- (?P<key>not run|file|server|locked|emulator): (?P<value>.+) -->")
 FENCE = re.compile(r"(?P<ticks>`{3,})(?P<tag>\w*)")
 LOCAL_URL = re.compile(r"(?:localhost|127\.0\.0\.1):\d+")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
@@ -62,6 +65,13 @@ KNOWN_HOSTS = {
     "semver.org",
     "support.huaweicloud.com",
     "www.rfc-editor.org",
+}
+
+
+# What the emulators take, as the vendors' tools look for it.
+EMULATED = {
+    "modelarts": {"HUAWEICLOUD_SDK_AK": ACCESS_KEY, "HUAWEICLOUD_SDK_SK": SECRET_KEY},
+    "modzy": {"MODZY_API_KEY": API_KEY},
 }
 
 
@@ -135,6 +145,9 @@ class Reader:
             self._run_server(shlex.split(target))
         if name := block.comments.get("file"):
             (self._directory / name).write_text(block.text + "\n")
+        if platform_name := block.comments.get("emulator"):
+            emulator = self._stack.enter_context(emulate(platform_name, environ=EMULATED[platform_name]))
+            self._environ |= EMULATED[platform_name] | {f"SERVEKIT_{platform_name.upper()}_ENDPOINT": emulator.url}
         if folder := block.comments.get("locked"):
             _lock(self._directory / folder)
         if block.tag != "sh" or "not run" in block.comments:
@@ -297,13 +310,19 @@ def test_every_document_is_reached_from_the_index() -> None:
     assert not unreached, sorted(map(str, unreached))
 
 
-def test_the_options_page_is_up_to_date() -> None:
+@pytest.mark.parametrize("page", ["options", "publish"])
+def test_a_page_that_is_made_is_up_to_date(page: str) -> None:
     spec = importlib.util.spec_from_file_location("reference", ROOT / "scripts" / "reference.py")
     assert spec is not None
     assert spec.loader is not None
     reference = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(reference)
-    assert reference.PAGE.read_text() == reference.options_page(), "run sh scripts/docs"
+    made = {
+        "options": (reference.PAGE, reference.options_page),
+        "publish": (reference.PUBLISH_PAGE, reference.publish_page),
+    }
+    path, make = made[page]
+    assert path.read_text() == make(), "run sh scripts/docs"
 
 
 def test_every_public_name_is_documented() -> None:

@@ -106,7 +106,7 @@ def build(ctx: click.Context, /, **options: Any) -> None:
     asked = _Asked(**options, arguments=ctx.meta.get(BUILDER_ARGUMENTS, ()))
     try:
         _check_installed()
-        from servekit.images.builder import terminable
+        from servekit.images.programs import terminable
 
         with terminable():
             _build(asked)

@@ -26,7 +26,7 @@ def control_options(command: Command) -> Command:
     @click.option("--insecure-http", is_flag=True, help="allow an endpoint with plain http that is not this machine")
     @functools.wraps(command)
     def run(*args: Any, as_json: bool, insecure_http: bool, **options: Any) -> None:
-        from servekit.images.builder import terminable
+        from servekit.images.programs import terminable
         from servekit.publish.report import Report
 
         report = Report(as_json=as_json)

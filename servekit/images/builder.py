@@ -6,22 +6,18 @@ and the like are theirs), and their output is read line by line: for the steps, 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
 import signal
-import subprocess
 import tempfile
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import IO, NoReturn
 
 from servekit.errors import ConfigError
+from servekit.images import programs
 from servekit.images.lock import without_urls
 
 NAMES = ("docker", "buildah", "podman")
@@ -32,17 +28,12 @@ TAG = re.compile(
 MAX_TAG_CHARS = 255
 # Before, the client had BuildKit's part within.
 BUILDX_NEEDED = 23
-MAX_ASKING_S = 30.0
 MAX_SAVING_S = 1800.0
-MAX_ENDING_S = 15.0
-MAX_LINE_BYTES = 64 * 1024
 MAX_LOG_HEAD_BYTES = 8 * 1024 * 1024
 MAX_LOG_TAIL_LINES = 2000
-MAX_CAUSE_CHARS = 500
 MAX_PIPS_LINES = 3
 MAX_STEP_CHARS = 200
 
-COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # buildah and podman: `STEP 3/12: RUN ...`, with `[1/2] ` in front when there are several stages.
 STEP = re.compile(r"(?:\[(?P<stage>\d+)/\d+\] )?STEP (?P<number>\d+)/(?P<total>\d+): (?P<text>.*)")
 # docker: `#7 [final 3/9] RUN ...`, `#7 [linux/arm64 final 3/9] RUN ...`; then `#7 0.831 output`, `#7 DONE 1.2s`.
@@ -73,8 +64,6 @@ UNREACHABLE = re.compile(
     r"Failed to establish a new connection|Name or service not known|Temporary failure in name resolution"
     r"|Network is unreachable|NewConnectionError|Connection refused"
 )
-# A password may hold an @, too. The scheme before is not looked for: a line without an end to it would take minutes.
-PASSWORD = re.compile(r"://[^\s/]+@")
 
 
 class NoBuilder(ConfigError):
@@ -117,7 +106,9 @@ class Builder:
             raise ConfigError(f"--pip-config {str(pip_config)!r}: no such file")
         output = _Output(self.name, _instructions(context / "Dockerfile", docker=self.name == "docker"), step)
         try:
-            status = _run(self._command(context, tag, arch, pip_config, arguments), self._environ(), output.take)
+            status = programs.run(
+                self._command(context, tag, arch, pip_config, arguments), self._environ(), output.take
+            )
         except OSError as error:
             raise BuildFailed(f"{self.name}: cannot be started: {error.strerror or error}", cause=error) from error
         if status != 0 or not output.complete:
@@ -141,9 +132,9 @@ class Builder:
             command = [self.program, "push", "--quiet", tag, f"docker-archive:{partial.name}:{_with_version(tag)}"]
         try:
             said: deque[str] = deque(maxlen=20)
-            status = _run(command, dict(os.environ), said.append, cwd=folder, limit_s=MAX_SAVING_S)
+            status = programs.run(command, dict(os.environ), said.append, cwd=folder, limit_s=MAX_SAVING_S)
             if status != 0 or not partial.is_file():
-                reason = _last(said) or f"exit code {status}"
+                reason = programs.last(said) or f"exit code {status}"
                 raise ConfigError(f"--save {str(file)!r}: {self.name} cannot save {tag}: {reason}")
             partial.chmod(0o644)
             partial.replace(file)
@@ -212,173 +203,21 @@ def _tried(name: str) -> Builder | str:
     # Something that takes the daemon, or the storage, and changes nothing.
     question = ["version", "--format", "{{.Client.Version}} {{.Server.Version}}"] if name == "docker" else ["info"]
     try:
-        ended = _ask([program, *question])
+        ended = programs.ask([program, *question])
         if ended.returncode != 0:
-            return _last(ended.stderr.splitlines()) or f"`{name} {question[0]}` ended with {ended.returncode}"
+            return programs.last(ended.stderr.splitlines()) or f"`{name} {question[0]}` ended with {ended.returncode}"
         if name == "docker":
             client, _, server = ended.stdout.strip().partition(" ")
-            buildx = _ask([program, "buildx", "version"]).returncode == 0
+            buildx = programs.ask([program, "buildx", "version"]).returncode == 0
             if not buildx and int(client.partition(".")[0]) >= BUILDX_NEEDED:
                 return f"docker {client} needs its plugin buildx, which is not installed"
             return Builder(name, program, server, buildx)
-        version = re.search(r"\d+(?:\.\d+)+", _ask([program, "--version"]).stdout)
+        version = re.search(r"\d+(?:\.\d+)+", programs.ask([program, "--version"]).stdout)
     except ConfigError as error:
         return error.message
     except ValueError:
         return f"expected a version, got {ended.stdout[:100]!r}"
     return Builder(name, program, version[0] if version else "")
-
-
-def _ask(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """A question that is answered at once. Raises ConfigError when it is not."""
-    name = Path(command[0]).name
-    try:
-        return subprocess.run(  # noqa: S603 - a list of arguments, no shell
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=MAX_ASKING_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ConfigError(f"`{name} {command[1]}` gave no answer within {MAX_ASKING_S:.0f} s") from error
-    except OSError as error:
-        raise ConfigError(f"{name} cannot be started: {error.strerror or error}") from error
-
-
-# --- the process ---
-
-
-def _run(
-    command: Sequence[str],
-    environ: Mapping[str, str],
-    take: Callable[[str], object],
-    *,
-    cwd: Path | None = None,
-    limit_s: float | None = None,
-) -> int:
-    """The exit code; `take` gets every line. Whatever ends this process's wait ends the builder's processes first.
-
-    A build has no time limit of its own: how long it may take is known to who waits for it.
-    """
-    with terminable():
-        process = subprocess.Popen(  # noqa: S603 - a list of arguments, no shell
-            command,
-            env=environ,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        timer = threading.Timer(limit_s, _signal_group, (process, signal.SIGKILL)) if limit_s is not None else None
-        try:
-            if timer is not None:
-                timer.daemon = True
-                timer.start()
-            assert process.stdout is not None  # noqa: S101 - it is a pipe
-            for line in _lines(process.stdout):
-                take(line)
-            return process.wait()
-        except BaseException:
-            _end(process)
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
-            if process.stdout is not None:
-                process.stdout.close()
-
-
-def _lines(stream: IO[bytes]) -> Iterator[str]:
-    """Lines without colours; of one that a carriage return drew over, the last state."""
-    while piece := stream.readline(MAX_LINE_BYTES):
-        text = piece.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
-        yield PASSWORD.sub("://***@", COLOURS.sub("", text))
-
-
-@contextlib.contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM and SIGHUP leave by an exception, unless somebody else handles them: nothing may go on by itself."""
-
-    def leave(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - Python passes it
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
-    for number in ours:
-        signal.signal(number, leave)
-    try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End all that was started, and wait for it. A second Ctrl-C makes it hurry.
-
-    The command in the image goes first, which may have a session of its own: the builder then fails as it does when a
-    command fails, and removes what it has half made. Without one it is told to end.
-    """
-    family = _family(process.pid)
-    # Its last words may be more than a pipe holds.
-    rest = threading.Thread(target=_drain, args=(process.stdout,), daemon=True)
-    rest.start()
-    try:
-        if family:
-            _kill(family)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(MAX_ENDING_S)
-                return
-        _signal_group(process, signal.SIGTERM)
-        process.wait(MAX_ENDING_S)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt, SystemExit):
-        pass
-    finally:
-        family |= _family(process.pid)
-        _signal_group(process, signal.SIGKILL)
-        process.wait()
-        _kill(family)
-        rest.join(MAX_ENDING_S)
-
-
-def _drain(stream: IO[bytes]) -> None:
-    while stream.read(MAX_LINE_BYTES):
-        pass
-
-
-def _family(pid: int) -> dict[int, str]:
-    """The processes below this one, with the time at which each began; none where /proc does not tell."""
-    parents: dict[int, tuple[int, str]] = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            # The second field is a name in parentheses, and may hold anything.
-            fields = entry.read_text(errors="replace").rpartition(")")[2].split()
-            parents[int(entry.parent.name)] = int(fields[1]), fields[19]
-    found: dict[int, str] = {}
-    generation = {pid}
-    while generation:
-        generation = {child for child, (parent, _) in parents.items() if parent in generation and child not in found}
-        found |= {child: parents[child][1] for child in generation}
-    return found
-
-
-def _kill(family: Mapping[int, str]) -> None:
-    for pid, began in family.items():
-        with contextlib.suppress(OSError, IndexError):
-            # Unless it is another process by now.
-            if Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19] == began:
-                os.kill(pid, signal.SIGKILL)
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
 
 
 # --- what it says ---
@@ -474,20 +313,20 @@ class _Output:
         """Why it failed, on one line."""
         said = self._said[self._current if self._failed is None else self._failed]
         if said.ours:
-            return _short(said.ours)
+            return programs.short(said.ours)
         whole = f"{self._error} {said.last}".lower()
         if "exec format error" in whole:
             return (
                 f"linux/{arch} programs do not run on this machine: install qemu-user-static, or build on such a "
-                f"machine ({_short(self._error)})"
+                f"machine ({programs.short(self._error)})"
             )
         if said.pips:
             found = "; ".join(dict.fromkeys(said.pips))
-            return _short(f"the index could not be reached: {found}" if said.unreachable else found)
+            return programs.short(f"the index could not be reached: {found}" if said.unreachable else found)
         if said.last and (not self._error or COMMAND_FAILED.search(self._error)):
-            return _short(f"{said.last} ({self._error})" if self._error else said.last)
+            return programs.short(f"{said.last} ({self._error})" if self._error else said.last)
         if self._error:
-            return _short(self._error)
+            return programs.short(self._error)
         if status == 0:
             return "it ended before the image was there"
         return f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit code {status}"
@@ -556,17 +395,6 @@ def _instructions(dockerfile: Path, *, docker: bool) -> int:
         else:
             found += not docker or word in ("RUN", "COPY", "ADD", "WORKDIR")
     return found
-
-
-def _last(lines: Sequence[str] | deque[str]) -> str:
-    """The last line that says anything."""
-    said = [line.strip() for line in lines if line.strip()]
-    return _short(re.sub(r"^(?:Error|ERROR|error): ", "", PASSWORD.sub("://***@", said[-1]))) if said else ""
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= MAX_CAUSE_CHARS else text[:MAX_CAUSE_CHARS] + " ..."
 
 
 def _with_version(tag: str) -> str:
