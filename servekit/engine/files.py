@@ -20,7 +20,7 @@ from servekit.codecs import ITEM, Decoded, Limits
 from servekit.contract import InferFiles, InputFile, Written
 from servekit.engine.roots import Root, open_file, open_under, reason
 from servekit.errors import InvalidInput, PredictFailed, ServeError, Unprocessable
-from servekit.signature import Json, Signature
+from servekit.signature import Json, Signature, Spec, Tensor
 
 if TYPE_CHECKING:
     from servekit.codecs import Column
@@ -53,7 +53,7 @@ def read_inputs(call: InferFiles, signature: Signature, limits: Limits, roots: S
                 items[file.input] = codecs.decode_file(spec, file.input, body, file.media_types, file.filename, limits)
         except ServeError as error:
             raise Unprocessable(f"{file.filename}: {error.message}", cause=error) from error
-    return Decoded(1, {name: _column(item) for name, item in items.items()}, ITEM)
+    return Decoded(1, {name: _column(item, signature.inputs[name]) for name, item in items.items()}, ITEM)
 
 
 def write_outputs(call: InferFiles, signature: Signature, columns: dict[str, Column], roots: Sequence[Root]) -> Written:
@@ -127,5 +127,8 @@ def _remove(directory: int, filename: str) -> None:
         return  # it was renamed into place
 
 
-def _column(item: Any) -> Column:
+def _column(item: Any, spec: Spec) -> Column:
+    if isinstance(spec, Tensor):
+        # One value of an array without dimensions is no array, and of texts no numpy value at all.
+        item = np.asarray(item, object if spec.dtype == "str" else spec.dtype)
     return item[np.newaxis] if isinstance(item, np.ndarray) else [item]

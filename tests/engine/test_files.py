@@ -56,6 +56,20 @@ def test_one_file_of_all_inputs(tmp_path: Path) -> None:
     assert decoded.columns == {"a": [{"k": 1}], "b": ["text"]}
 
 
+@pytest.mark.parametrize(
+    ("dtype", "text", "value"),
+    [("float32", "1.5", 1.5), ("int64", "7", 7), ("bool", "true", True), ("str", '"a"', "a")],
+)
+def test_one_value_is_an_array_as_everywhere(tmp_path: Path, dtype: str, text: str, value: object) -> None:
+    """A predictor must not see by the platform how its input came."""
+    signature = Signature({"x": Tensor(dtype, ())}, {"y": Json()})
+    (tmp_path / "x.json").write_text(text)
+    column = files.read_inputs(job(tmp_path, tmp_path), signature, LIMITS, ROOTS).columns["x"]
+    assert isinstance(column, np.ndarray)
+    assert column.dtype == (object if dtype == "str" else dtype)
+    assert column.tolist() == [value]
+
+
 def link(path: Path) -> None:
     (path.parent / "elsewhere").write_text("[1, 2]")
     path.symlink_to("elsewhere")
