@@ -60,6 +60,7 @@ Credentials come from the environment, the vendors' own files or a prompt. No op
 | code | meaning |
 |---|---|
 | 0 | done |
+| 1 | a fault of servekit's own |
 | 2 | a wrong option, file or project: nothing was asked of the platform |
 """
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
 
+INTERNAL_ERROR = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130
 WAIT_LIMIT_S = 3600.0
@@ -32,6 +36,7 @@ def control_options(command: Command) -> Command:
         report = Report(as_json=as_json)
         try:
             with terminable():
+                _check_values(click.get_current_context())
                 command(*args, report=report, insecure_http=insecure_http, **options)
         except BaseException as error:  # noqa: BLE001 - every end has its exit code
             _end(report, error)
@@ -47,9 +52,50 @@ def wait_options(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
+@contextmanager
+def before_it_began(*, as_json: bool) -> Iterator[None]:
+    """Around the reading of a command line, and the command: its own ends are said already."""
+    try:
+        yield
+    except click.ClickException as error:
+        if as_json:
+            _print({"kind": "usage", "message": error.format_message()}, error.exit_code)
+        raise
+    except KeyboardInterrupt:
+        click.echo("servekit: interrupted", err=True)
+        if as_json:
+            _print({"kind": "interrupted", "message": "interrupted"}, INTERRUPTED)
+        sys.exit(INTERRUPTED)
+
+
+def _print(document: dict[str, Any], exit_code: int) -> None:
+    from servekit.publish.report import Report
+
+    Report(as_json=True).failed(document, exit_code)
+
+
+def _check_values(ctx: click.Context) -> None:
+    """A script's variable that is not set must not change what is made, nor where. A description may be empty.
+
+    click takes `nan` for a number of any range, and to wait for so long is to wait for ever.
+    """
+    from servekit.errors import ConfigError
+
+    for option in ctx.command.params:
+        name = option.name or ""
+        value = ctx.params.get(name)
+        typed = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        label = option.opts[0] if isinstance(option, click.Option) else option.human_readable_name
+        if typed and name != "description" and (value == "" or (isinstance(value, tuple) and "" in value)):
+            raise ConfigError(f"{label}: expected a value, got ''")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{label}: expected a number, got {value}")
+
+
 def _end(report: Any, error: BaseException) -> NoReturn:
     from servekit.errors import ServeError
     from servekit.publish.failures import PublishError, line
+    from servekit.publish.secrets import hidden
 
     if isinstance(error, (click.ClickException, click.exceptions.Exit)):
         raise error
@@ -66,4 +112,7 @@ def _end(report: Any, error: BaseException) -> NoReturn:
         click.echo("servekit: interrupted", err=True)
         report.failed({"kind": "interrupted", "message": "interrupted"}, code)
         sys.exit(code)
-    raise error
+    # A mistake of ours. Its text may hold anything.
+    click.echo(hidden("".join(traceback.format_exception(error))), err=True)
+    report.failed({"kind": "internal", "message": line(f"{type(error).__name__}: {error}")}, INTERNAL_ERROR)
+    sys.exit(INTERNAL_ERROR)

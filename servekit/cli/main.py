@@ -29,14 +29,19 @@ VERBS: Verbs = {
     "images": {"modelarts": "servekit.cli.modelarts:images", "modzy": "servekit.cli.modzy:images"},
     "deploy": {"modelarts": "servekit.cli.modelarts:deploy", "sagemaker": "servekit.cli.sagemaker:deploy"},
     "undeploy": {"modelarts": "servekit.cli.modelarts:undeploy", "sagemaker": "servekit.cli.sagemaker:undeploy"},
-    "emulate": {"modelarts": "servekit.cli.emulate:modelarts", "modzy": "servekit.cli.emulate:modzy"},
+    "emulate": {
+        "modelarts": "servekit.cli.emulate:modelarts",
+        "modzy": "servekit.cli.emulate:modzy",
+    },
 }
+# Where a context keeps all that was typed.
+ARGUMENTS = "servekit.arguments"
 HELP = {
     "publish": "Bring a built image to a platform: register it, or make a model of it.",
     "images": "Look after the images that a platform knows.",
     "deploy": "Start a service of a published model.",
     "undeploy": "Remove what `deploy` made.",
-    "emulate": "A platform's control plane on this machine, to try things out against.",
+    "emulate": "A platform on this machine, to try things out against.",
 }
 
 
@@ -57,6 +62,20 @@ class _Verbs(click.Group):
         module, _, name = where.partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta.setdefault(ARGUMENTS, list(args))
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """The ends of a platform's command that never began have their object and exit code, too."""
+        arguments = ctx.meta[ARGUMENTS]
+        if ctx.parent is not None or not isinstance(self.verbs.get(arguments[0]), Mapping):
+            return super().invoke(ctx)
+        from servekit.cli.control import before_it_began
+
+        with before_it_began(as_json="--json" in arguments):
+            return super().invoke(ctx)
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shlex
 import sys
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 # To see whether there is room for one.
 ANY_DIGEST = f"sha256:{'0' * 64}"
-MAX_README_BYTES = 64 * 1024
 
 ARCH_HELP = "processor that the image is for: X86_64 or AARCH64 (amd64 and arm64 will do)"
 
@@ -59,7 +57,7 @@ place_options = _stacked(
     click.option("--region", metavar="REGION", help="such as cn-north-4 or eu-de; also "
                  "HUAWEICLOUD_REGION, OS_REGION_NAME"),
     click.option("--project-id", metavar="ID", help="also HUAWEICLOUD_SDK_PROJECT_ID, OS_PROJECT_ID"),
-    click.option("--auth", type=click.Choice(["aksk", "token"]), help="sign with a key pair, or buy a token with an "
+    click.option("--auth", type=click.Choice(["aksk", "token"]), help="sign with a key pair, or get a token with an "
                  "IAM user's password; default: what there are credentials for"),
     click.option("--endpoint", metavar="URL", help="ModelArts' API, instead of the region's; also "
                  "SERVEKIT_MODELARTS_ENDPOINT"),
@@ -87,8 +85,8 @@ image_options = _stacked(
 )  # fmt: skip
 
 digest_options = _stacked(
-    click.option("--digest", metavar="sha256:...", help="of the image behind the tag; default: what the builder on "
-                 "this machine knows"),
+    click.option("--digest", metavar="sha256:...", help="of the image behind the tag; default: what docker on this "
+                 "machine knows"),
     click.option("--replace", is_flag=True, help="register it anew where it is registered with another digest, or "
                  "has failed"),
 )  # fmt: skip
@@ -166,6 +164,8 @@ def publish(
         if wait_s <= 0:
             _wrong("--wait-s 0: expected time for the image, which the next steps need")
         plan.check(deploy_api, wants_model=wants_model)
+    if push and endpoints.private and not endpoints.swr_given:
+        _wrong("--swr-endpoint: expected, beside an --endpoint that is not the region's: --push logs in there")
     _tell_region(path, endpoints, report)
     with _session(report, endpoints, options, insecure_http) as session:
         digest = wish.digest
@@ -255,6 +255,8 @@ def show(image: str, *, report: Report, insecure_http: bool, sync: bool, **optio
 @control_options
 def delete(image: str, *, report: Report, insecure_http: bool, force: bool, yes: bool, **options: Any) -> None:
     """Remove the registration of IMAGE, its ID or its address in SWR."""
+    from servekit.publish.failures import Missing
+
     endpoints = _endpoints(options, insecure_http)
     _check_id_or_path(image)
     _check_somebody(yes=yes)
@@ -265,7 +267,11 @@ def delete(image: str, *, report: Report, insecure_http: bool, force: bool, yes:
         if not (yes or click.confirm(f"Remove {what}?", err=True)):
             report.result({"image": found.document(), "deleted": False}, "nothing removed")
             return
-        deleted = session.client.delete(found.id, force=force) or found
+        try:
+            deleted = session.client.delete(found.id, force=force) or found
+        except Missing:
+            # It was there a moment ago: the answer to the first attempt got lost, or somebody was faster.
+            deleted = found
         report.say("image", f"{what}: removed")
         report.result({"image": deleted.document(), "deleted": True}, found.id)
 
@@ -309,7 +315,7 @@ def deploy(
     **options: Any,
 ) -> None:  # fmt: skip
     """Start a service of IMAGE, its address in SWR, and wait until it runs."""
-    from servekit.publish.modelarts.images import check_image_id
+    from servekit.publish.modelarts.images import check_id
 
     endpoints = _endpoints(options, insecure_http)
     chosen = api or ("v1" if endpoints.cloud == "otc" or model_id else "v2")
@@ -318,7 +324,7 @@ def deploy(
     if model_id is not None:
         if chosen == "v2":
             _wrong("--model-id: expected --api v1: v2 has no models")
-        check_image_id(model_id)
+        check_id(model_id, "--model-id")
     wants_model = chosen == "v1" and model_id is None
     plan = _Plan.of(image or "", options, wants_model=wants_model)
     plan.check(chosen, wants_model=wants_model)
@@ -345,11 +351,11 @@ def undeploy(
 ) -> None:
     """Remove SERVICE, its name or ID. The model and the image stay."""
     from servekit.publish.modelarts import services
-    from servekit.publish.modelarts.images import check_image_id
+    from servekit.publish.modelarts.images import check_id
 
     endpoints = _endpoints(options, insecure_http)
     chosen: services.Api = "v1" if api == "v1" or (api is None and endpoints.cloud == "otc") else "v2"
-    check_image_id(service)
+    check_id(service, "SERVICE")
     _check_somebody(yes=yes)
     with _session(report, endpoints, options, insecure_http) as session:
         if not (yes or click.confirm(f"Remove the service {service}?", err=True)):
@@ -405,7 +411,8 @@ class _Plan:
     def service(self, session: _Session, report: Report, wait_s: float, *, api: str, model_id: str) -> Service:
         from servekit.publish.modelarts import services
 
-        return services.deploy(session.client, self._service(api, model_id), report, wait_s=wait_s, look=_again())
+        request = self._service(api, model_id)
+        return services.deploy(session.client, request, report, session.place, wait_s=wait_s, look=_again())
 
     def _model(self) -> Any:
         from servekit.publish.modelarts.models import ModelRequest
@@ -479,8 +486,9 @@ def _envs(given: Sequence[str]) -> dict[str, str]:
 def _endpoints(options: dict[str, Any], insecure_http: bool) -> Endpoints:
     """Checks the options that every command has. Raises ConfigError."""
     from servekit.publish.modelarts import endpoints
+    from servekit.publish.secrets import variable
 
-    options["region"] = options["region"] or _of_environment(endpoints.REGION_VARIABLES)
+    options["region"] = options["region"] or variable(endpoints.REGION_VARIABLES)
     if not options["region"]:
         _wrong(f"--region: expected a region; also by {', '.join(endpoints.REGION_VARIABLES[1:])}")
     if options["project_id"]:
@@ -491,24 +499,20 @@ def _endpoints(options: dict[str, Any], insecure_http: bool) -> Endpoints:
     )  # fmt: skip
 
 
-def _of_environment(names: Sequence[str]) -> str:
-    return next((os.environ[name].strip() for name in names if os.environ.get(name, "").strip()), "")
-
-
 @contextmanager
 def _session(report: Report, endpoints: Endpoints, options: dict[str, Any], insecure_http: bool) -> Iterator[_Session]:
     from dataclasses import replace
 
-    from servekit.publish.http import check_endpoint
+    from servekit.publish.http import check_endpoint, check_installed
     from servekit.publish.modelarts import credentials
     from servekit.publish.modelarts.client import caller, connect
     from servekit.publish.modelarts.endpoints import IAM_VARIABLE, PROJECT_VARIABLES, check_project
     from servekit.publish.modelarts.flow import Place
+    from servekit.publish.secrets import variable
 
-    if importlib.util.find_spec("urllib3") is None:
-        _wrong('the package urllib3 is not installed: pip install "servekit[modelarts]"')
+    check_installed("modelarts")
     found = credentials.find(options["auth"])
-    project_id = options["project_id"] or _of_environment(PROJECT_VARIABLES) or found.project_id
+    project_id = options["project_id"] or variable(PROJECT_VARIABLES) or found.project_id
     if not project_id:
         _wrong(f"--project-id: expected the project's ID; also by {', '.join(PROJECT_VARIABLES[1:])}")
     check_project(project_id)
@@ -576,14 +580,9 @@ def _wish(path: str, options: dict[str, Any], *, service_type: str | None) -> Wi
 
 
 def _read_me(path: str | None) -> str | None:
-    if path is None:
-        return None
-    with Path(path).open("rb") as opened:
-        content = opened.read(MAX_README_BYTES)
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        _wrong(f"--read-me {path!r}: expected UTF-8")
+    from servekit.publish import files
+
+    return None if path is None else files.text(Path(path), f"--read-me {path!r}")
 
 
 def _push(session: _Session, source: str, path: str, builder: str | None, report: Report) -> str:
@@ -591,7 +590,7 @@ def _push(session: _Session, source: str, path: str, builder: str | None, report
 
     target = _target(path)
     login = push.registry_login(session.swr, target.registry, session.endpoints.region)
-    digest = push.push(target, login, source=source, builder=builder, tell=lambda text: report.say("push", text))
+    digest = push.push(source, target, login, report, by=builder)
     report.say("push", f"{target} is {digest}")
     return digest
 
@@ -627,7 +626,7 @@ def _check_id_or_path(image: str) -> None:
     if "/" in image:
         images.check_path(image)
     else:
-        images.check_image_id(image)
+        images.check_id(image, "IMAGE")
 
 
 def _found(client: ModelArts, image: str) -> Image:

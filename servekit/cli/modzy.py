@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,8 @@ def publish(
     from servekit.publish.modzy.credentials import access
 
     plan = _plan(image, report, options)
+    words = ("--endpoint", endpoint) if endpoint else ()
+    plan = replace(plan, where=words + (("--profile", profile) if profile != "default" else ()))
     allowed = access(endpoint, profile, insecure_http=insecure_http)
     with api.connected(allowed, lambda text: report.say("again", text)) as client:
         outcome = steps.publish(client, plan, report)
@@ -184,8 +187,8 @@ def _linked(text: str, options: Mapping[str, Any]) -> Linked:
     if options["registry_form"] == "manifest":
         url = registry_url(reference.registry, reference.repository, reference.tag, reference.digest)
     else:
-        # The platform is told what stands behind `docker pull`.
-        url = str(reference.with_tag(reference.tag)) if reference.tag else str(reference)
+        # The platform is told what stands behind `docker pull`: a digest, or a tag, of which the digest says more.
+        url = str(replace(reference, tag="") if reference.digest else reference)
     return Linked(url, text, credentials)
 
 

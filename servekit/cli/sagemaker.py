@@ -370,8 +370,6 @@ def deploy(
     from servekit.publish.sagemaker import aws, ecr, endpoint, fields
     from servekit.publish.sagemaker.endpoint import Deployment
 
-    _check_filled({"PACKAGE-ARN|IMAGE": model, "region": region, "profile": profile, "endpoint_url": endpoint_url})
-    _check_filled(options)
     if bool(options["instance_type"]) == bool(options["serverless"]):
         raise ConfigError("--instance-type or --serverless: expected one of them")
     serverless = fields.serverless("--serverless", options["serverless"]) if options["serverless"] else None
@@ -432,7 +430,6 @@ def undeploy(
     from servekit.errors import ConfigError
     from servekit.publish.sagemaker import aws, endpoint, fields
 
-    _check_filled({"region": region, "profile": profile, "endpoint_url": endpoint_url})
     fields.name("NAME", name)
     account = aws.account(region, profile, endpoint_url, insecure_http=insecure_http)
     report.say("account", f"{account.id} in {account.region}, as {account.arn}")
@@ -465,7 +462,6 @@ def undeploy(
 def _check_together(asked: _Asked) -> None:
     from servekit.errors import ConfigError
 
-    _check_filled({name: getattr(asked, name) for name in asked.__slots__ if name != "image"})
     for one, other in (
         ("group", "package_name"),
         ("artifact", "model_data_url"),
@@ -480,16 +476,6 @@ def _check_together(asked: _Asked) -> None:
         raise ConfigError("--create-repository: an image in a new repository has to be pushed")
     if asked.sample_content_type and not asked.sample:
         raise ConfigError("--sample-content-type: expected --sample as well")
-
-
-def _check_filled(options: Any) -> None:
-    """A variable of a script that is not set must not change what is made."""
-    from servekit.errors import ConfigError
-
-    for name, value in options.items():
-        if value == "" or (isinstance(value, tuple) and "" in value):
-            option = name if name.isupper() else f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{option}: expected a value, got ''")
 
 
 def _description(text: str) -> str:

@@ -89,12 +89,15 @@ class LocalImage:
     tags: tuple[str, ...] = ()
 
 
-def local_image(name: str) -> LocalImage | None:
-    """The image of this name or id, where an engine of this machine has it. None also where there is no engine."""
+def local_image(name: str, *, by: str | None = None) -> LocalImage | None:
+    """The image of this name or id, where an engine of this machine has it. None also where there is no engine.
+
+    by: the one engine that is asked; default: all.
+    """
     if not NAME.fullmatch(name):
         return None  # it might be an option
     try:
-        found = engines()
+        found = engines(by)
     except NoEngine:
         return None
     for engine in found:
@@ -104,10 +107,10 @@ def local_image(name: str) -> LocalImage | None:
     return None
 
 
-def engines() -> tuple[Builder, ...]:
+def engines(by: str | None = None) -> tuple[Builder, ...]:
     """Those that work. Raises NoEngine with what is wrong with each."""
     found, refused = [], []
-    for name in ORDER:
+    for name in ORDER if by is None else (by,):
         engine = _tried(name)
         if isinstance(engine, Builder):
             found.append(engine)
@@ -118,16 +121,21 @@ def engines() -> tuple[Builder, ...]:
     return tuple(found)
 
 
-def push(source: str, destination: Reference, user: str, password: Secret, report: Report) -> str:
+def push(
+    source: str, destination: Reference, user: str, password: Secret, report: Report, *, by: str | None = None,
+    form: str = "",
+) -> str:  # fmt: skip
     """Push the local image `source`; the digest of its manifest, as the registry has it.
 
-    destination: with a registry and a tag. docker keeps it as a further name of the image.
+    destination: with a registry and a tag. docker keeps it as a further name of the image. by: the one engine that is
+    asked; default: the first that has the image. form: of the manifest, where the registry takes one only; docker has
+    its own.
     Raises NoEngine, Missing where no engine has the image, and what the registry says.
     """
     if not destination.registry or not destination.tag:
         raise ConfigError(f"cannot push to {str(destination)!r}: expected REGISTRY/NAME:TAG")
-    engines()  # to say what is wrong with each
-    image = local_image(source)
+    engines(by)  # to say what is wrong with each
+    image = local_image(source, by=by)
     if image is None:
         raise Missing(
             f"no engine here has the image {source}",
@@ -138,8 +146,10 @@ def push(source: str, destination: Reference, user: str, password: Secret, repor
         report.bar("push", f"{source} to {destination} by {image.engine.name}") as advance,
     ):
         progress = _Progress(image, advance)
-        by = _docker if image.engine.name == "docker" else _podman
-        digest = by(image, source, destination, folder, progress)
+        if image.engine.name == "docker":
+            digest = _docker(image, source, destination, folder, progress)
+        else:
+            digest = _podman(image, source, destination, folder, progress, form)
         advance(100, "pushed")
     return digest
 
@@ -213,12 +223,15 @@ def _docker(image: LocalImage, source: str, destination: Reference, folder: Path
     return progress.digest
 
 
-def _podman(image: LocalImage, source: str, destination: Reference, folder: Path, progress: _Progress) -> str:
+def _podman(
+    image: LocalImage, source: str, destination: Reference, folder: Path, progress: _Progress, form: str
+) -> str:
     said = folder / "digest"
     command = [
         *(image.engine.program, "push", "--authfile", str(folder / "config.json"), "--digestfile", str(said)),
         # Docker does the same by itself.
         *(("--tls-verify=false",) if _is_here(destination.registry) else ()),
+        *(("--format", form) if form else ()),
         *(source, f"docker://{destination}"),
     ]
     _run(command, os.environ, progress, str(destination))

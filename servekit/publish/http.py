@@ -7,17 +7,19 @@ something is tried again only when the platform says that it did nothing.
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import json
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Self
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from servekit import __version__
 from servekit.errors import ConfigError
 from servekit.publish.failures import NotUnderstood, PublishError, Unreachable, of_status
+from servekit.publish.secrets import Secret
 
 if TYPE_CHECKING:
     import urllib3
@@ -158,6 +160,7 @@ class Transport:
         whole = content if isinstance(content, bytes) else b""
         request = Request(method, parts.netloc, parts.path.rstrip("/") + path, tuple(query), sent, whole)
         sent |= _lower(self.authorise(request))
+        _check_headers(sent)
         streamed = content is not None and not isinstance(content, bytes)
         answer = self._send(
             request, sent, content,
@@ -180,7 +183,10 @@ class Transport:
             url += f"?{urlencode(request.query, quote_via=quote, safe='~')}"
         what = f"{request.method} {request.path} at {parts.netloc}"
         try:
-            response = self._pool(url).request(
+            pool = self._pool(url)
+            if pool.proxy is not None:
+                what += f" through the proxy {pool.proxy.host}:{pool.proxy.port}"
+            response = pool.request(
                 request.method, url, body=content, headers=headers, retries=retries, redirect=False,
                 timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=read_timeout_s), preload_content=False,
             )  # fmt: skip
@@ -230,14 +236,12 @@ class Transport:
         )
 
     def _pool(self, url: str) -> urllib3.PoolManager:
-        import urllib3
-
         if "pool" not in self._pools:
             parts = urlsplit(url)
             proxy = None
             if not is_loopback(parts.hostname or "") and not urllib.request.proxy_bypass(parts.hostname or ""):
                 proxy = urllib.request.getproxies().get(parts.scheme)
-            self._pools["pool"] = urllib3.ProxyManager(proxy) if proxy else urllib3.PoolManager()
+            self._pools["pool"] = _pool_of(proxy, parts.scheme)
         return self._pools["pool"]
 
     def _error(self, method: str, path: str, answer: Answer) -> PublishError:
@@ -262,6 +266,12 @@ class Transport:
         )
 
 
+def check_installed(extra: str) -> None:
+    """Raises ConfigError where the package that a Transport needs is not there."""
+    if importlib.util.find_spec("urllib3") is None:
+        raise ConfigError(f'the package urllib3 is not installed: pip install "servekit[{extra}]"')
+
+
 def check_endpoint(option: str, endpoint: str, *, insecure_http: bool) -> str:
     """As it is used. Raises ConfigError."""
     try:
@@ -281,6 +291,28 @@ def check_endpoint(option: str, endpoint: str, *, insecure_http: bool) -> str:
     return endpoint.rstrip("/")
 
 
+def _pool_of(proxy: str | None, scheme: str) -> urllib3.PoolManager:
+    """proxy: as the environment has it, `[http://][USER:PASSWORD@]HOST:PORT`. Raises ConfigError."""
+    import urllib3
+
+    if not proxy:
+        return urllib3.PoolManager()
+    url = proxy if "://" in proxy else f"http://{proxy}"
+    headers = None
+    try:
+        parts = urlsplit(url)
+        if parts.username is not None:
+            # urllib3 leaves out what the URL says of it.
+            password = Secret(unquote(parts.password or ""))
+            headers = urllib3.make_headers(proxy_basic_auth=f"{unquote(parts.username)}:{password.reveal()}")
+        return urllib3.ProxyManager(url, proxy_headers=headers)
+    except (ValueError, urllib3.exceptions.HTTPError):
+        raise ConfigError(
+            f"{scheme.upper()}_PROXY: expected http://[USER:PASSWORD@]HOST:PORT or https://..., got "
+            f"{_without_password(proxy)[:200]!r}"
+        ) from None
+
+
 def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -293,6 +325,15 @@ def is_loopback(host: str) -> bool:
 def _without_password(url: str) -> str:
     _, at, rest = url.rpartition("@")
     return f"***@{rest}" if at else url
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    """What else refuses them shows them."""
+    for name, value in headers.items():
+        if not value.isascii() or not value.isprintable():
+            raise ConfigError(
+                f"the header {name}: expected printable ASCII characters alone: there are others in the credentials"
+            )
 
 
 def _lower(headers: Mapping[str, str] | None) -> dict[str, str]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from servekit.publish.failures import Busy, NotUnderstood, StillGoing, Unreachable
+from servekit.publish.failures import Busy, NotUnderstood, PublishError, StillGoing, Unreachable
 
 State = TypeVar("State")
 Thing = TypeVar("Thing")
@@ -28,12 +28,13 @@ def until(
     what: str,
     resume: str,
     seen: Callable[[State], None] | None = None,
-    every_s: float = EVERY_S,
+    every_s: float | None = None,
 ) -> State:
     """The first state that has ended. Raises StillGoing after limit_s, and what `look` raises.
 
-    seen: is told each state. what: names it in the error. resume: what to do then.
+    seen: is told each state. what: names it in the error. resume: what to do then. every_s: EVERY_S by default.
     """
+    every_s = EVERY_S if every_s is None else every_s
     end_s = time.monotonic() + limit_s
     while True:
         state = look()
@@ -52,7 +53,7 @@ def until(
 def once(create: Callable[[], Thing], find: Callable[[], Thing | None], *, tell: Callable[[str], None]) -> Thing:
     """Make something that must not be there twice: after an answer that got lost, look before trying again.
 
-    Raises what `create` raised last, or what `find` raises.
+    Raises what `create` raised last.
     """
     for attempt in range(1, CREATIONS + 1):
         try:
@@ -62,7 +63,12 @@ def once(create: Callable[[], Thing], find: Callable[[], Thing | None], *, tell:
                 raise  # it was tried again already, and never begun
             lost = error
         time.sleep(PAUSE_S * attempt * random.uniform(0.5, 1.5))  # noqa: S311 - not for secrets
-        found = find()
+        try:
+            found = find()
+        except PublishError as error:
+            # Whatever this one says, nobody knows what became of the first.
+            tell(f"and whether it is there cannot be told: {error.message}")
+            raise lost from error
         if found is not None:
             tell("the answer got lost, but it is there")
             return found

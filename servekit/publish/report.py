@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from servekit.publish.failures import PublishError, line
+from servekit.publish.secrets import hidden
 
 LABEL_CHARS = 9
 MAX_ITEM_CHARS = 60
@@ -90,7 +91,8 @@ class Report:
         try:
             yield made
         except PublishError as error:
-            if error.status is not None and error.status < 500:
+            # Of a success that could not be read, nobody knows what it says.
+            if error.status is not None and 300 <= error.status < 500:
                 self.made.remove(made)  # refused: nothing was made
             raise
         made.certain = True
@@ -138,4 +140,14 @@ class Report:
 
 
 def dumps(document: Any) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False, default=str)
+    """Without secrets, and in ASCII: a platform's text may hold what no terminal's or file's encoding has."""
+    return json.dumps(_hidden(document), indent=2, default=str)
+
+
+def _hidden(value: Any) -> Any:
+    """Keys are the platform's or ours, and stay."""
+    if isinstance(value, str):
+        return hidden(value)
+    if isinstance(value, Mapping):
+        return {key: _hidden(part) for key, part in value.items()}
+    return [_hidden(part) for part in value] if isinstance(value, (list, tuple)) else value

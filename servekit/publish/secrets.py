@@ -7,9 +7,13 @@ every user of the machine can read in the list of processes.
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from urllib.parse import quote
+
+from servekit.images.programs import PASSWORD
 
 MASK = "***"
 # Shorter ones would mask ordinary words; no platform gives out such.
@@ -25,7 +29,8 @@ class Secret:
     def __init__(self, text: str) -> None:
         self._text = text
         if len(text) >= MIN_MASKED_CHARS:
-            _known.add(text)
+            # Errors show a text as Python, JSON or a URL has it.
+            _known.update((text, repr(text)[1:-1], json.dumps(text)[1:-1], quote(text, safe="")))
 
     def reveal(self) -> str:
         return self._text
@@ -41,20 +46,25 @@ class Secret:
 
 
 def hidden(text: str) -> str:
-    """`text` without any secret of this process: a platform may repeat in an error what it was sent."""
+    """`text` without any secret of this process: a platform may repeat in an error what it was sent.
+
+    Nor a password in a URL, such as a proxy's.
+    """
     # A secret may hold another.
     for secret in sorted(_known, key=len, reverse=True):
         text = text.replace(secret, MASK)
-    return text
+    return PASSWORD.sub(f"://{MASK}@", text)
+
+
+def variable(names: Sequence[str], environ: Mapping[str, str] = os.environ) -> str:
+    """The first of these that is set and not empty; "" where none is."""
+    return next((text for name in names if (text := environ.get(name, "").strip())), "")
 
 
 def from_environment(names: Sequence[str], environ: Mapping[str, str] = os.environ) -> Secret | None:
-    """The first of these variables that is set and not empty."""
-    for name in names:
-        text = environ.get(name, "").strip()
-        if text:
-            return Secret(text)
-    return None
+    """The same of a credential."""
+    text = variable(names, environ)
+    return Secret(text) if text else None
 
 
 def from_prompt(label: str) -> Secret | None:

@@ -3,6 +3,7 @@ it was asked."""
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import ssl
@@ -254,6 +255,38 @@ def test_a_proxy_of_the_environment_is_used_but_not_for_this_machine(monkeypatch
             assert transport.call("GET", "/x").document() == {"by": "proxy"}
         assert proxy.requests[0].startswith(b"GET http://modelarts.example.com/x HTTP/1.1\r\n")
         assert call(server).document() == {"by": "itself"}
+
+
+def test_a_proxy_gets_its_password_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    with scripted(answer(200)) as proxy:
+        monkeypatch.setenv("http_proxy", f"me:hunter%402hunter@127.0.0.1:{proxy.port}")
+        with Transport("http://modelarts.example.com") as transport:
+            transport.call("GET", "/x")
+    proof = base64.b64encode(b"me:hunter@2hunter")
+    assert b"proxy-authorization: basic " + proof.lower() in proxy.requests[0].lower()
+    monkeypatch.setenv("http_proxy", f"http://me:hunter%402hunter@127.0.0.1:{nobody()[0]}")
+    with Transport("http://modelarts.example.com", attempts=1) as transport, pytest.raises(Unreachable) as caught:
+        transport.call("GET", "/x")
+    assert "through the proxy 127.0.0.1:" in caught.value.message
+    assert "hunter" not in caught.value.message
+
+
+@pytest.mark.parametrize("proxy", ["socks5://me:hunter2hunter2@127.0.0.1:9", "http://me:hunter2hunter2@127.0.0.1:x"])
+def test_a_proxy_that_is_none(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    with Transport("http://modelarts.example.com") as transport, pytest.raises(ConfigError) as caught:
+        transport.call("GET", "/x")
+    assert caught.value.message.startswith("HTTP_PROXY: expected")
+    assert "hunter2" not in caught.value.message
+
+
+@pytest.mark.parametrize("token", ["hunter2\nhunter2", "hunter2-\u4e2d", "hunter2\r\nX-Other: 1"])
+def test_a_credential_that_is_no_header_is_not_shown(token: str) -> None:
+    with scripted(answer(200)) as server, Transport(server.url) as transport:
+        with pytest.raises(ConfigError, match="the header x-auth-token: expected printable ASCII") as caught:
+            transport.call("GET", "/", headers={"X-Auth-Token": token})
+        assert not server.requests
+    assert "hunter2" not in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from servekit.cli.modzy import _linked
 from servekit.errors import ConfigError
 from servekit.publish.failures import Unauthorised
 from servekit.publish.modzy.client import connected
@@ -17,6 +18,7 @@ from servekit.publish.modzy.credentials import access, registry
 from servekit.publish.reference import parse
 
 URL = "https://modzy.example.com"
+DIGEST = f"sha256:{'a' * 64}"
 KEY, OTHER = "prefixof.example-body", "another1.example-body"
 
 
@@ -193,3 +195,18 @@ def test_credentials_of_a_registry_from_the_environment(monkeypatch: pytest.Monk
     found = registry(None, IMAGE)
     assert found is not None
     assert (found.username, found.password.reveal()) == ("somebody", "example:password")
+
+
+@pytest.mark.parametrize(
+    ("image", "form", "url"),
+    [
+        ("r.example.com/team/x:1", "pull", "r.example.com/team/x:1"),
+        # The tag may mean another image by now.
+        (f"r.example.com/team/x:1@{DIGEST}", "pull", f"r.example.com/team/x@{DIGEST}"),
+        (f"r.example.com/team/x@{DIGEST}", "pull", f"r.example.com/team/x@{DIGEST}"),
+        (f"r.example.com/team/x:1@{DIGEST}", "manifest", f"https://r.example.com/v2/team/x/manifests/{DIGEST}"),
+        ("x:1", "manifest", "https://registry.hub.docker.com/v2/library/x/manifests/1"),
+    ],
+)
+def test_how_the_platform_is_told_the_image(image: str, form: str, url: str) -> None:
+    assert _linked(image, {"registry_credentials_file": None, "registry_form": form}).url == url

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from servekit.errors import ConfigError
+from servekit.publish import files
 from servekit.publish.modzy import metadata
 from servekit.publish.modzy.objects import Requirement
 
@@ -195,6 +196,6 @@ def test_a_context_that_build_wrote_is_a_target(tmp_path: Path, monkeypatch: pyt
 def test_a_file_that_is_too_long_or_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         metadata.of_file(tmp_path / "model.yaml")
-    (tmp_path / "model.yaml").write_bytes(b"#" * (metadata.MAX_FILE_BYTES + 1))
+    (tmp_path / "model.yaml").write_bytes(b"#" * (files.MAX_BYTES + 1))
     with pytest.raises(ConfigError, match="expected at most 1048576 bytes"):
         metadata.of_file(tmp_path / "model.yaml")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import servekit.publish.polling as polling
-from servekit.publish.failures import Busy, NotUnderstood, PublishError, Refused, StillGoing, Unreachable
+from servekit.publish.failures import Busy, Forbidden, NotUnderstood, PublishError, Refused, StillGoing, Unreachable
 from servekit.publish.polling import once, until
 
 
@@ -77,3 +77,15 @@ def test_what_was_refused_is_not_tried_again(error: PublishError) -> None:
     with pytest.raises(type(error)):
         once(platform.create, platform.find, tell=lambda _: None)
     assert len(platform.errors) == 1
+
+
+def test_when_nobody_can_tell_the_first_error_stays() -> None:
+    """It says that nobody knows; what the look says, such as a 403, would mean that nothing was made."""
+
+    def find() -> int | None:
+        raise Forbidden("not yours", status=403)
+
+    told: list[str] = []
+    with pytest.raises(Unreachable, match="cut"):
+        once(Platform((Unreachable("cut"), True)).create, find, tell=told.append)
+    assert told == ["and whether it is there cannot be told: not yours"]

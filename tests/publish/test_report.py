@@ -11,18 +11,27 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from servekit.cli import main
+from servekit.cli.control import before_it_began
+from servekit.publish.report import dumps
+from servekit.publish.secrets import Secret
 
 COMMANDS = """
 import sys, time, click
 from servekit.cli.control import control_options
 from servekit.errors import ConfigError
-from servekit.publish.failures import Refused, Busy, Failed
+from servekit.publish.failures import Refused, Busy, Failed, NotUnderstood
 from servekit.publish.secrets import Secret
 
 @click.command()
 @click.argument("how")
+@click.option("--names", multiple=True)
+@click.option("--description")
+@click.option("--limit-s", type=click.FloatRange(0, 9))
 @control_options
-def work(how, report, insecure_http):
+def work(how, names, description, limit_s, report, insecure_http):
     Secret("hunter2hunter2")
     report.say("endpoint", "https://a.example.com")
     with report.bar("upload", "digits.tar") as advance:
@@ -31,16 +40,23 @@ def work(how, report, insecure_http):
     with report.making("image", "digits", look="servekit images list") as made:
         if how == "refused":
             raise Refused("no: hunter2hunter2", hint="try another", status=400, code="X.1", request_id="r-1")
+        if how == "unread":
+            raise NotUnderstood("expected JSON", status=201)
         if how == "lost":
             raise Busy("500", status=500)
         if how == "interrupted":
             print("now", file=sys.stderr, flush=True)
-            time.sleep(60)
+            # A signal that comes just before one long sleep is heard only after it.
+            for _ in range(600):
+                time.sleep(0.1)
         made.name, made.undo = "digits (id 7)", "servekit images delete 7"
     if how == "failed":
         raise Failed("CREATE_FAILED", details="step 1\\n\\x1b[31mstep 2")
     if how == "wrong":
         raise ConfigError("--tag: expected a tag, got 'x y'")
+    if how == "mistake":
+        secret = "hunter2hunter2"
+        raise RuntimeError(f"of ours: {secret}")
     report.result({"id": "7"}, "7")
 
 work()
@@ -76,6 +92,7 @@ def test_for_machines_there_is_one_object(program: Path) -> None:
     ("how", "exit_code", "kind", "made"),
     [
         ("refused", 6, "refused", []),
+        ("unread", 9, "not_understood", [("digits", False, "servekit images list")]),
         ("lost", 7, "busy", [("digits", False, "servekit images list")]),
         ("failed", 10, "failed", [("digits (id 7)", True, "servekit images delete 7")]),
         ("wrong", 2, "usage", [("digits (id 7)", True, "servekit images delete 7")]),
@@ -92,6 +109,68 @@ def test_each_kind_of_end(
     assert "hunter2" not in ended.stdout + ended.stderr
     assert "\x1b" not in ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_mistake_of_ours_is_one_object_and_a_traceback_without_secrets(program: Path) -> None:
+    ended = run(program, "mistake", "--json")
+    document = json.loads(ended.stdout)
+    assert (ended.returncode, document["exit_code"]) == (1, 1)
+    assert document["error"] == {"kind": "internal", "message": "RuntimeError: of ours: ***"}
+    assert document["made"][0]["name"] == "digits (id 7)"
+    assert "Traceback" in ended.stderr
+    assert "of ours: ***" in ended.stderr
+    assert "hunter2" not in ended.stdout + ended.stderr
+
+
+def test_what_a_platform_says_is_printed_by_every_terminal_and_without_secrets() -> None:
+    Secret("hunter2hunter2")
+    text = dumps({"\ud800": ["\ud800 \u6570", {"a": ("echoed hunter2hunter2",)}], "n": 1})
+    assert text.isascii()
+    assert json.loads(text) == {"\ud800": ["\ud800 \u6570", {"a": ["echoed ***"]}], "n": 1}
+
+
+@pytest.mark.parametrize(("arguments", "label"), [([""], "HOW"), (["well", "--names", "a", "--names", ""], "--names")])
+def test_an_empty_value_is_a_variable_that_is_not_set(program: Path, arguments: list[str], label: str) -> None:
+    ended = run(program, *arguments, "--json")
+    assert ended.returncode == 2
+    assert json.loads(ended.stdout)["error"]["message"] == f"{label}: expected a value, got ''"
+
+
+def test_a_number_is_finite(program: Path) -> None:
+    ended = run(program, "well", "--limit-s", "nan", "--json")
+    assert ended.returncode == 2
+    assert json.loads(ended.stdout)["error"]["message"] == "--limit-s: expected a number, got nan"
+
+
+def test_a_description_may_be_empty(program: Path) -> None:
+    assert run(program, "well", "--description", "").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["publish", "modelarts"], ["publish", "modelarts", "x", "--nope"], ["publish", "nowhere"], ["publish"],
+        ["images", "modelarts", "list", "--nope"], ["undeploy", "sagemaker", "x", "--endpoint"],
+        ["publish", "sagemaker", "x", "--wait-s", "soon"],
+    ],
+)  # fmt: skip
+def test_a_wrong_command_line_is_one_object_as_well(arguments: list[str]) -> None:
+    ended = CliRunner().invoke(main, [*arguments, "--json"])
+    assert ended.exit_code == 2
+    document = json.loads(ended.stdout)
+    assert (document["ok"], document["exit_code"], document["error"]["kind"]) == (False, 2, "usage")
+    assert document["error"]["message"] in " ".join(ended.stderr.split())
+
+
+def test_ctrl_c_before_a_command_begins(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, before_it_began(as_json=True):
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {
+        "ok": False, "exit_code": 130, "error": {"kind": "interrupted", "message": "interrupted"},
+    }  # fmt: skip
+    assert said.err == "servekit: interrupted\n"
 
 
 def test_what_a_person_reads_of_an_error(program: Path) -> None:

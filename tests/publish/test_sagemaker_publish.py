@@ -18,6 +18,8 @@ import pytest
 from aws import ACCOUNT, REGION, ROLE, Cloud, Ended, command, inside
 from serving import free_port, script
 
+from servekit.publish.sagemaker.aws import account
+
 BUCKET = "models-of-the-tests"
 HOST = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
@@ -275,6 +277,20 @@ def test_plain_http_is_for_loopback(cloud: Cloud) -> None:
         publish(cloud, group="g", environ={"AWS_ENDPOINT_URL": "http://aws.example.com"}),
     ):
         assert (ended.code, "everybody on the way reads the credentials" in ended.err) == (2, True), ended.err
+
+
+def test_what_is_for_this_machine_goes_through_no_proxy(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in cloud.environ(NO_PROXY="", HTTP_PROXY=f"http://127.0.0.1:{free_port()}").items():
+        monkeypatch.setenv(name, value)
+    assert account(None, None, None, insecure_http=False).id == ACCOUNT
+    assert cloud.asked == ["GetCallerIdentity"]
+
+
+def test_credentials_that_are_no_header_are_not_shown(cloud: Cloud) -> None:
+    ended = inside(cloud, "undeploy", "sagemaker", "x", "--yes", environ={"AWS_SESSION_TOKEN": "hunter2\nhunter2"})
+    assert (ended.code, "the AWS credentials (env): expected printable ASCII" in ended.err) == (2, True), ended.err
+    assert "hunter2" not in ended.err + ended.out
+    assert cloud.asked == []
 
 
 WRONG = (

@@ -35,6 +35,13 @@ def test_a_strangers_echo_is_masked_everywhere() -> None:
     assert error.details == "first\n***"
 
 
+def test_in_other_spellings_it_is_masked_as_well() -> None:
+    Secret('pass\n"word"/1')
+    for shown in (repr('pass\n"word"/1'), json.dumps('pass\n"word"/1'), "https://x/pass%0A%22word%22%2F1"):
+        assert "word" not in hidden(shown)
+    assert hidden("proxy http://me:pass@word@proxy:3128") == "proxy http://***@proxy:3128"
+
+
 def test_short_ones_do_not_mask_words() -> None:
     Secret("a")
     assert hidden("a banana") == "a banana"

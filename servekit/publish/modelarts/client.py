@@ -129,9 +129,6 @@ class ModelArts:
         query = (("model_name", name), ("exact_match", "true"), ("limit", str(PAGE)))
         return _objects(self._call("GET", "/models", query=query), "models")
 
-    def delete_model(self, model_id: str) -> None:
-        self._call("DELETE", f"/models/{model_id}")
-
     def create_service(self, document: Mapping[str, Any]) -> str:
         return _id(self._call("POST", "/services", document=document), "service_id")
 
@@ -144,7 +141,7 @@ class ModelArts:
         )
 
     def delete_service(self, service_id: str) -> None:
-        self._call("DELETE", f"/services/{service_id}")
+        self._call("DELETE", f"/services/{service_id}").json()
 
     def create_service2(self, document: Mapping[str, Any]) -> str:
         return _id(self._call("POST", "/services", document=document, version="v2"), "id")
@@ -159,7 +156,8 @@ class ModelArts:
     def delete_service2(self, service_id: str) -> None:
         """The API deletes several at once, and says of each whether it did."""
         # Doing it twice is doing it once.
-        self._call("POST", "/services/delete", document={"service_ids": [service_id]}, version="v2", repeatable=True)
+        document = {"service_ids": [service_id]}
+        self._call("POST", "/services/delete", document=document, version="v2", repeatable=True).json()
 
     # --- how ---
 

@@ -1,4 +1,4 @@
-"""Who asks: a key pair that signs each request, or an IAM user whose password buys a token for a day.
+"""Who asks: a key pair that signs each request, or an IAM user whose password gets a token for a day.
 
 They come from the environment (by the names of the vendor's SDK, of its Terraform provider and of OpenStack's tools),
 from the SDK's file of credentials, from OpenStack's clouds.yaml, or from a prompt for the one secret that is missing.
@@ -21,10 +21,11 @@ from typing import Any, Literal
 
 from servekit.errors import ConfigError
 from servekit.publish.failures import NotUnderstood, Unauthorised
+from servekit.publish.files import text
 from servekit.publish.http import Request, Transport, say_nothing
 from servekit.publish.modelarts.errors import explain_login
 from servekit.publish.modelarts.signer import KeyPair, Signer
-from servekit.publish.secrets import Secret, from_environment, from_prompt
+from servekit.publish.secrets import Secret, from_environment, from_prompt, variable
 
 Auth = Literal["aksk", "token"]
 
@@ -42,7 +43,6 @@ CLOUD_VARIABLE = "OS_CLOUD"
 CLOUDS_VARIABLE = "OS_CLIENT_CONFIG_FILE"
 # Not the current folder, where OpenStack's tools look first: somebody else's file there could send a password away.
 SYSTEMS_CLOUDS = Path("/etc/openstack/clouds.yaml")
-MAX_FILE_BYTES = 1024 * 1024
 MAX_TOKEN_BYTES = 64 * 1024
 
 TOKEN_PATH = "/v3/auth/tokens"  # noqa: S105 - a path
@@ -91,7 +91,7 @@ def find(auth: Auth | None, environ: Mapping[str, str] = os.environ) -> Found:
 
 def _of_environment(auth: Auth | None, environ: Mapping[str, str]) -> Found | None:
     if auth != "token":
-        access, secret = _first(ACCESS_KEYS, environ), from_environment(SECRET_KEYS, environ)
+        access, secret = variable(ACCESS_KEYS, environ), from_environment(SECRET_KEYS, environ)
         if access:
             secret = secret or from_prompt(f"secret key of {access}")
             if secret is None:
@@ -100,11 +100,11 @@ def _of_environment(auth: Auth | None, environ: Mapping[str, str]) -> Found | No
         if secret:
             raise Unauthorised(f"{_which(SECRET_KEYS, environ)} is set, and {ACCESS_KEYS[0]} is not: set it")
     if auth != "aksk":
-        user = _first(USERS, environ)
+        user = variable(USERS, environ)
         if user:
-            password, project = from_environment(PASSWORDS, environ), _first(PROJECT_NAMES, environ)
-            login = _login(user, _first(DOMAINS, environ), password, project)
-            return Found(login, "the environment", iam_endpoint=_base(_first(AUTH_URLS, environ)))
+            password, project = from_environment(PASSWORDS, environ), variable(PROJECT_NAMES, environ)
+            login = _login(user, variable(DOMAINS, environ), password, project)
+            return Found(login, "the environment", iam_endpoint=_base(variable(AUTH_URLS, environ)))
     return None
 
 
@@ -116,7 +116,7 @@ def _of_file(auth: Auth | None, environ: Mapping[str, str]) -> Found | None:
         return None
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read_string(_read(path))
+        parser.read_string(text(path, str(path)))
     except configparser.Error as error:
         # Its message may repeat a line of the file.
         raise ConfigError(f"{path}: expected an INI file, got a {type(error).__name__}") from None
@@ -189,7 +189,7 @@ def _of_yaml(path: Path, name: str) -> dict[str, Any] | None:
     import yaml
 
     try:
-        document = yaml.safe_load(_read(path))
+        document = yaml.safe_load(text(path, str(path)))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{path}: expected YAML, got a {type(error).__name__}") from None
     clouds = document.get("clouds") if isinstance(document, dict) else None
@@ -204,10 +204,6 @@ def _login(user: str, domain: str, password: Secret | None, project: str) -> Log
     if password is None:
         raise Unauthorised(f"IAM user {user}: no password: set OS_PASSWORD, or run the command on a terminal")
     return Login(user, domain, password, project)
-
-
-def _first(names: tuple[str, ...], environ: Mapping[str, str]) -> str:
-    return next((environ[name].strip() for name in names if environ.get(name, "").strip()), "")
 
 
 def _which(names: tuple[str, ...], environ: Mapping[str, str]) -> str:
@@ -225,20 +221,6 @@ def _at_home(name: str) -> Path | None:
         return Path.home() / name
     except RuntimeError:
         return None
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as opened:
-            content = opened.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path}: expected at most {MAX_FILE_BYTES} bytes")
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: expected UTF-8") from None
 
 
 # --- what they give ---

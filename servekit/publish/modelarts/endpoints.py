@@ -33,7 +33,7 @@ SWR_VARIABLE = "SERVEKIT_MODELARTS_SWR_ENDPOINT"
 class Endpoints:
     """
     modelarts, iam, swr: base URLs of the APIs. registry: SWR's host, as it stands in names of images.
-    private: modelarts is not the region's own. iam_given: somebody has said where IAM is.
+    private: modelarts is not the region's own. iam_given, swr_given: somebody has said where these are.
     """
 
     region: str
@@ -44,6 +44,7 @@ class Endpoints:
     registry: str
     private: bool = False
     iam_given: bool = False
+    swr_given: bool = False
 
 
 def find(
@@ -79,6 +80,7 @@ def find(
         registry=host("swr", region, chosen),
         private=modelarts != f"https://{host('modelarts', region, chosen)}",
         iam_given=bool(iam_given or environ.get(IAM_VARIABLE, "").strip()),
+        swr_given=bool(swr_given or environ.get(SWR_VARIABLE, "").strip()),
     )
 
 

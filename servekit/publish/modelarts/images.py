@@ -38,7 +38,7 @@ MAX_TAGS = 20
 MIN_PATH_CHARS, MAX_PATH_CHARS = 16, 2048
 WORKSPACE_ID = re.compile(r"0|[0-9a-z]{32}")
 INSTANCE_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
-IMAGE_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
+ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 # How the digest stands at the end of a description.
 DIGEST = re.compile(r" ?\[servekit (sha256:[0-9a-f]{64})\]$")
 
@@ -176,7 +176,7 @@ class Image:
         """Raises NotUnderstood."""
         if not isinstance(document, dict) or not isinstance(document.get("id"), str) or not document["id"]:
             raise NotUnderstood(f"expected an image, an object with an id, got {_short(document)}")
-        if not IMAGE_ID.fullmatch(document["id"]):
+        if not ID.fullmatch(document["id"]):
             raise NotUnderstood(f"id: expected letters, digits, - and _, got {_short(document['id'])}")
         known = {each.name for each in fields(cls)} - {"more"}
         values: dict[str, Any] = {}
@@ -304,11 +304,11 @@ def _matches(name: str, value: str | None, form: re.Pattern[str], words: str) ->
         raise ConfigError(f"{name}: expected {words}, got {value[:100]!r}")
 
 
-def check_image_id(image_id: str) -> str:
+def check_id(text: str, option: str) -> str:
     """It becomes a part of a path. Raises ConfigError."""
-    if not IMAGE_ID.fullmatch(image_id):
-        raise ConfigError(f"IMAGE_ID: expected letters, digits, - and _, as `list` shows it, got {image_id[:100]!r}")
-    return image_id
+    if not ID.fullmatch(text):
+        raise ConfigError(f"{option}: expected at most 64 letters, digits, - and _, got {text[:100]!r}")
+    return text
 
 
 # --- what came ---

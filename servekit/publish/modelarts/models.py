@@ -12,6 +12,7 @@ from typing import Any, Self
 from servekit.errors import ConfigError
 from servekit.publish import polling
 from servekit.publish.failures import Failed, NotUnderstood, Refused
+from servekit.publish.files import text
 from servekit.publish.modelarts import images
 from servekit.publish.modelarts.client import ModelArts
 from servekit.publish.report import Report
@@ -20,7 +21,6 @@ NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 VERSION = re.compile(r"(?:0|[1-9]\d?)\.(?:0|[1-9]\d?)\.(?:0|[1-9]\d?)")
 INSTALL_TYPES = ("real-time", "batch", "edge")
 MAX_DESCRIPTION_CHARS = 100
-MAX_CONFIG_BYTES = 1024 * 1024
 MANIFEST = "config.json"
 
 PUBLISHED = "published"
@@ -91,7 +91,7 @@ class Model:
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
         model_id = document.get("model_id")
-        if not isinstance(model_id, str) or not images.IMAGE_ID.fullmatch(model_id):
+        if not isinstance(model_id, str) or not images.ID.fullmatch(model_id):
             raise NotUnderstood(f"expected a model with a model_id, got {list(document)}")
         values = {
             key: str(document.get(name) or "")
@@ -176,12 +176,10 @@ def client_model(client: ModelArts, model_id: str) -> Model:
 # --- config.json ---
 
 
-def check_config(text: str) -> None:
+def check_config(config: str) -> None:
     """It is sent as text within JSON: a mistake would show in the platform's events, minutes later."""
-    if len(text.encode()) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{MANIFEST}: expected at most {MAX_CONFIG_BYTES} bytes")
     try:
-        document = json.loads(text)
+        document = json.loads(config)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{MANIFEST}: expected JSON, got an error: {error}") from error
     if not isinstance(document, dict):
@@ -204,11 +202,6 @@ def config_of_context(folder: Path) -> str:
 
 
 def read_config(path: Path) -> str:
-    try:
-        with path.open("rb") as opened:
-            content = opened.read(MAX_CONFIG_BYTES + 1)
-        text = content.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or 'expected UTF-8'}") from error
-    check_config(text)
-    return text
+    found = text(path, str(path))
+    check_config(found)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from servekit.publish import polling
 from servekit.publish.failures import Failed, Missing, Refused
 from servekit.publish.modelarts import images
 from servekit.publish.modelarts.client import ModelArts
+from servekit.publish.modelarts.flow import Place
 from servekit.publish.report import Report
 
 Api = Literal["v1", "v2"]
@@ -244,10 +246,15 @@ def read(document: Mapping[str, Any]) -> Service:
     )
 
 
-def deploy(client: ModelArts, request: ServiceRequest, report: Report, *, wait_s: float, look: str) -> Service:
+def deploy(
+    client: ModelArts, request: ServiceRequest, report: Report, place: Place, *, wait_s: float, look: str
+) -> Service:
     """The service of this name, made unless it is there, and running. Raises PublishError."""
     request.check()
     show, create = _calls(client, request.api)
+
+    def undo(name: str) -> str:
+        return place.command("undeploy", "modelarts", name, "--api", request.api)
 
     def find_id() -> str | None:
         listed = by_name(client, request.api, request.name)
@@ -259,7 +266,7 @@ def deploy(client: ModelArts, request: ServiceRequest, report: Report, *, wait_s
         if not request.is_of(found.raw):
             raise Refused(
                 f"service {request.name} is there, of another model or image",
-                hint=f"servekit undeploy modelarts {request.name} removes it; or choose another name",
+                hint=f"choose another name; or {undo(request.name)} removes it",
             )
         report.say("service", f"{request.name} is there ({found.id}), {found.status}")
     else:
@@ -268,7 +275,7 @@ def deploy(client: ModelArts, request: ServiceRequest, report: Report, *, wait_s
                 lambda: create(request.document()), find_id, tell=lambda text: report.say("service", text)
             )
             made.name = f"{request.name} ({service_id})"
-            made.undo = f"servekit undeploy modelarts {service_id} --api {request.api}"
+            made.undo = undo(service_id)
         report.say("service", f"{request.name} made: {service_id}")
         found = show(service_id)
     if wait_s <= 0:
@@ -290,7 +297,7 @@ def deploy(client: ModelArts, request: ServiceRequest, report: Report, *, wait_s
         raise Failed(
             f"service {request.name}: {ended.status}: {ended.reason or 'no reason given'}",
             hint="a service that stays in `deploying` listens on another port, or its /health does not answer 200; its "
-            f"log is on the service's page; servekit undeploy modelarts {service_id} --api {request.api} removes it",
+            f"log is on the service's page; {undo(service_id)} removes it",
         )
     return ended
 
@@ -300,11 +307,13 @@ def undeploy(client: ModelArts, api: Api, name_or_id: str, report: Report, *, wa
     show, _ = _calls(client, api)
     found = by_name(client, api, name_or_id)
     if found is None:
-        images.check_image_id(name_or_id)
+        images.check_id(name_or_id, "SERVICE")
         found = show(name_or_id)
     service_id = found.id
     delete = client.delete_service if api == "v1" else client.delete_service2
-    delete(service_id)
+    # It was there a moment ago: the answer to the first attempt got lost, or somebody was faster.
+    with contextlib.suppress(Missing):
+        delete(service_id)
     report.say("service", f"{found.name} ({service_id}) is being removed")
     if wait_s > 0:
 
@@ -329,7 +338,7 @@ def by_name(client: ModelArts, api: Api, name: str) -> Service | None:
     """The platform's filter takes parts of names."""
     listed = client.services(name) if api == "v1" else client.services2(name)
     # Its ID becomes a part of a path.
-    found = [each for each in map(read, listed) if each.name == name and images.IMAGE_ID.fullmatch(each.id)]
+    found = [each for each in map(read, listed) if each.name == name and images.ID.fullmatch(each.id)]
     if len(found) > 1:
         raise Refused(f"there are {len(found)} services {name}", hint="name one by its ID")
     return found[0] if found else None

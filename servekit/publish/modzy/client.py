@@ -14,7 +14,7 @@ from typing import Any
 
 from servekit.errors import ConfigError
 from servekit.publish.failures import Missing, NotUnderstood
-from servekit.publish.http import Answer, Said, Transport, say_nothing
+from servekit.publish.http import Answer, Said, Transport, check_installed, say_nothing
 from servekit.publish.modzy import objects
 from servekit.publish.modzy.credentials import Access, Registry
 from servekit.publish.modzy.upload import Form, Sent, tell_nobody
@@ -71,7 +71,7 @@ class Client:
         return _model(answer.document())
 
     def change_model(self, identifier: str, document: Mapping[str, Any]) -> None:
-        self.transport.call("PATCH", f"/models/{_segment(identifier)}", document=document, repeatable=True)
+        self._done("PATCH", f"/models/{_segment(identifier)}", document=document, repeatable=True)
 
     # --- versions ---
 
@@ -84,11 +84,11 @@ class Client:
         return objects.version(document, version)
 
     def create_version(self, identifier: str, version: str) -> None:
-        self.transport.call("POST", f"/models/{_segment(identifier)}/versions", document={"version": version})
+        self._done("POST", f"/models/{_segment(identifier)}/versions", document={"version": version})
 
     def change_version(self, identifier: str, version: str, document: Mapping[str, Any]) -> None:
         """It overwrites: what `document` holds is then so, whole."""
-        self.transport.call("PATCH", _path(identifier, version), document=document, repeatable=True)
+        self._done("PATCH", _path(identifier, version), document=document, repeatable=True)
 
     def requirements(self) -> list[objects.Requirement]:
         listed = self.transport.call("GET", "/models/requirements/account").json()
@@ -107,12 +107,12 @@ class Client:
         if registry is not None:
             named |= {"username": registry.username, "password": registry.password.reveal()}
         path = f"{_path(identifier, version)}/container-image"
-        self.transport.call("POST", path, document={"registry": named})
+        self._done("POST", path, document={"registry": named})
 
     def upload(self, identifier: str, version: str, form: Form, sent: Sent) -> None:
         """Sent once: who sees it break looks at what the platform has before it is sent again."""
         path = f"{_path(identifier, version)}/container-image"
-        self.transport.call("POST", path, body=form.chunks(sent), headers=form.headers, read_timeout_s=UPLOAD_TIMEOUT_S)
+        self._done("POST", path, body=form.chunks(sent), headers=form.headers, read_timeout_s=UPLOAD_TIMEOUT_S)
 
     # --- the tests ---
 
@@ -127,7 +127,7 @@ class Client:
         body = b"".join(form.chunks(tell_nobody)) if form.nbytes <= MAX_WHOLE_BYTES else form.chunks(tell_nobody)
         path = f"{_path(identifier, version)}/testInput"
         query = [("name", name)]
-        self.transport.call("POST", path, query=query, body=body, headers=form.headers, repeatable=True)
+        self._done("POST", path, query=query, body=body, headers=form.headers, repeatable=True)
 
     def run(self, identifier: str, version: str, timeout_s: float) -> objects.Steps:
         path = f"{_path(identifier, version)}/run-process"
@@ -138,16 +138,17 @@ class Client:
 
     def put_sample(self, identifier: str, version: str, which: str, document: Mapping[str, Any]) -> None:
         """which: input or output."""
-        self.transport.call("PUT", f"{_path(identifier, version)}/sample-{which}", document=document)
+        self._done("PUT", f"{_path(identifier, version)}/sample-{which}", document=document)
+
+    def _done(self, method: str, path: str, **request: Any) -> None:
+        """What it answers is not needed; but a login page's is no success."""
+        self.transport.call(method, path, **request).json()
 
 
 @contextmanager
 def connected(access: Access, tell: Callable[[str], None] = say_nothing) -> Iterator[Client]:
     """Raises ConfigError where the package that it needs is not installed."""
-    try:
-        import urllib3  # noqa: F401 - is it there?
-    except ImportError as error:
-        raise ConfigError('the package urllib3 is not installed: pip install "servekit[modzy]"', cause=error) from error
+    check_installed("modzy")
     with Transport(access.endpoint, authorise=lambda _: access.headers(), explain=explain, tell=tell) as transport:
         yield Client(transport)
 

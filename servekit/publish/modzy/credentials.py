@@ -22,6 +22,7 @@ import yaml
 
 from servekit.errors import ConfigError
 from servekit.publish.failures import Unauthorised
+from servekit.publish.files import content
 from servekit.publish.http import check_endpoint
 from servekit.publish.reference import DOCKER_HUB, Reference
 from servekit.publish.secrets import Secret, from_environment, from_prompt
@@ -34,7 +35,6 @@ PROFILE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 # Of a header: no spaces, and nothing that ends a line.
 KEY = re.compile(r"[!-~]{1,1024}")
 API = "/api"
-MAX_FILE_BYTES = 1024 * 1024
 # What docker's own file calls its hub.
 HUB_KEYS = ("https://index.docker.io/v1/", "index.docker.io", DOCKER_HUB, "registry.hub.docker.com")
 
@@ -110,11 +110,11 @@ def _profile(profile: str) -> tuple[str, dict[str, str]]:
             file = folder.expanduser() / f"{profile}.yaml"
             if not file.is_file():
                 continue
-            content = _content(file, str(file))
+            found = content(file, str(file))
         except RuntimeError:
             continue  # there is no home
         try:
-            document = yaml.safe_load(content)
+            document = yaml.safe_load(found)
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             # What YAML says of it may repeat a line of it.
             raise ConfigError(f"{file}: expected YAML with base-url and api-key: it is damaged") from error
@@ -161,7 +161,7 @@ def _registry_file(file: Path, reference: Reference) -> Registry:
     """{"username", "password"}, or docker's own config.json."""
     where = f"--registry-credentials-file {str(file)!r}"
     try:
-        document = json.loads(_content(file, where))
+        document = json.loads(content(file, where))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: expected JSON with username and password, or docker's config.json") from error
     if not isinstance(document, dict):
@@ -198,14 +198,3 @@ def _pair(username: Any, password: Any, where: str) -> Registry:
     if not isinstance(username, str) or not isinstance(password, str) or not username or not password:
         raise ConfigError(f"{where}: expected a username and a password")
     return Registry(username, Secret(password))
-
-
-def _content(file: Path, where: str) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            content = opened.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{where}: {error.strerror or error}", cause=error) from error
-    if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(f"{where}: expected at most {MAX_FILE_BYTES} bytes")
-    return content

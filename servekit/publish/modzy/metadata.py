@@ -12,10 +12,10 @@ import yaml
 
 from servekit.errors import ConfigError
 from servekit.platforms.modzy.manifest import SIZE, read
+from servekit.publish.files import content
 from servekit.publish.modzy.objects import Requirement
 
 MANIFEST = "model.yaml"
-MAX_FILE_BYTES = 1024 * 1024
 # The sizes and times of the vendor's client, where model.yaml has none.
 DEFAULT_MAX_BYTES = 1_000_000
 DEFAULT_TIMEOUT_S = 60.0
@@ -56,14 +56,7 @@ class Metadata:
 
 def of_file(path: Path) -> Metadata:
     """Raises ConfigError."""
-    try:
-        with path.open("rb") as file:
-            body = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"--model-yaml {str(path)!r}: {error.strerror or error}", cause=error) from error
-    if len(body) > MAX_FILE_BYTES:
-        raise ConfigError(f"--model-yaml {str(path)!r}: expected at most {MAX_FILE_BYTES} bytes")
-    return of_body(body)
+    return of_body(content(path, f"--model-yaml {str(path)!r}"))
 
 
 def of_target(target: str | None, cwd: Path) -> Metadata:

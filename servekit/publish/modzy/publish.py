@@ -8,6 +8,7 @@ before ended, and refuses to put another image under a version that has one.
 from __future__ import annotations
 
 import base64
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -55,6 +56,7 @@ class Plan:
     """identifier: of a model that is there, or ""; then name is needed. digests: none when nobody knows them.
 
     requirement: None: the smallest machine that is large enough. samples: files by the name of the input.
+    where: the options that lead a command to the same platform.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Plan:
     run_test: bool = True
     activate: bool = True
     wait_s: float = 3600.0
+    where: tuple[str, ...] = ()
 
 
 def publish(client: Client, plan: Plan, report: Report) -> dict[str, Any]:
@@ -100,8 +103,9 @@ class _Publishing:
 
     @property
     def show(self) -> str:
-        which = f"--model-id {self.identifier}" if self.identifier else f"--model-name {self.plan.name!r}"
-        return f"servekit images modzy show {which} --version {self.plan.version}"
+        which = ("--model-id", self.identifier) if self.identifier else ("--model-name", self.plan.name)
+        words = ("servekit", "images", "modzy", "show", *which, "--version", self.plan.version, *self.plan.where)
+        return shlex.join(words)
 
     def run(self) -> dict[str, Any]:
         created = self._model()
@@ -118,6 +122,8 @@ class _Publishing:
         if self.plan.load_test:
             self._load(objects.Steps() if give else before.load)
         result = self._test(objects.Steps() if give else before.run) if self.plan.run_test else objects.Steps()
+        if give:
+            self._check_ours()
         # The tests may have put in what the container says of itself.
         self._describe(sent=True)
         status = self._activate() if self.plan.activate else "not activated"
@@ -199,6 +205,13 @@ class _Publishing:
             return False
         # A link is one request; an upload that was not told to be complete may have ended anywhere.
         return not note.sent and isinstance(self.plan.image, Saved)
+
+    def _check_ours(self) -> None:
+        """Raises Refused when somebody has published another image under this version meanwhile: nothing is locked."""
+        found = self.client.version(self.identifier, self.plan.version)
+        note = None if found is None else digests.noted(found.history)
+        if note is not None and not note.digests & self.plan.digests:
+            self._refuse(note)
 
     def _refuse(self, note: digests.Note | None) -> None:
         version = self.plan.version

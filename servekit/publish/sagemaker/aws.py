@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from servekit import __version__
 from servekit.errors import ConfigError
@@ -20,7 +23,7 @@ from servekit.publish.failures import (
     Unauthorised,
     Unreachable,
 )
-from servekit.publish.http import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, check_endpoint
+from servekit.publish.http import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, check_endpoint, is_loopback
 from servekit.publish.secrets import Secret
 
 if TYPE_CHECKING:
@@ -109,6 +112,8 @@ def account(region: str | None, profile: str | None, endpoint_url: str | None, *
         frozen = found.get_frozen_credentials()
         for text in (frozen.access_key, frozen.secret_key, frozen.token):
             Secret(text or "")
+            if text and not (text.isascii() and text.isprintable()):
+                raise ConfigError(f"the AWS credentials ({found.method}): expected printable ASCII characters alone")
     asking = Account("", "", session.region_name, session, endpoint_url, insecure_http)
     with explained("GetCallerIdentity"):
         who = _client(asking, "sts").get_caller_identity()
@@ -132,12 +137,17 @@ def _new_client(account: Account, service: str) -> Any:
         read_timeout=READ_TIMEOUT_S,
         user_agent_extra=f"servekit/{__version__}",
     )
+    make = functools.partial(
+        account.session.client, service, region_name=account.region, endpoint_url=account.endpoint_url
+    )
     with explained(f"the client of {service}"):
-        client = account.session.client(
-            service, region_name=account.region, endpoint_url=account.endpoint_url, config=config
-        )
-    # It may also come from AWS_ENDPOINT_URL, or from a file.
-    check_endpoint("the endpoint URL of AWS", client.meta.endpoint_url, insecure_http=account.insecure_http)
+        client = make(config=config)
+        # It may also come from AWS_ENDPOINT_URL, or from a file.
+        url = client.meta.endpoint_url
+        check_endpoint("the endpoint URL of AWS", url, insecure_http=account.insecure_http)
+        if urllib.request.getproxies() and is_loopback(urlsplit(url).hostname or ""):
+            # Plain http is for this machine, and not for a proxy that is somewhere else.
+            client = make(config=config.merge(Config(proxies={})))
     return client
 
 
