@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from servekit.containers import Container, Product
     from servekit.errors import ServeError
     from servekit.signature import Signature
+    from servekit.terms import Terms
 
 # --- what comes in ---------------------------------------------------------------------------------------------
 
@@ -312,6 +313,7 @@ class Platform:
     default_workers: None means one for each usable CPU.
     min_keep_alive_s: the platform reuses idle connections for so long; a server that closes them sooner loses requests.
     container: what the platform demands of an image; None when it takes any.
+    terms: gives what `servekit check` tries, which a server never needs; None when there are none.
     """
 
     name: str
@@ -326,3 +328,4 @@ class Platform:
     default_workers: int | None = None
     min_keep_alive_s: float = 0.0
     container: Callable[[Product], Container] | None = None
+    terms: Callable[[], Terms] | None = None

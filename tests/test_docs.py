@@ -57,6 +57,7 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 URL_HOST = re.compile(r"https?://([A-Za-z0-9.-]+)")
 # Vendors' and standards' own pages, and this machine. Anything else is a host that a reader would have to trust.
 KNOWN_HOSTS = {
+    "HOST",  # a place to fill in
     "localhost",
     "127.0.0.1",
     "docs.aws.amazon.com",

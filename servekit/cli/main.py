@@ -21,6 +21,9 @@ VERBS: Verbs = {
     "inspect": "servekit.cli.inspect:inspect",
     "build": "servekit.cli.build:build",
     "init": "servekit.cli.init:init",
+    "check": "servekit.cli.check:check",
+    "parity": "servekit.cli.parity:parity",
+    "bench": "servekit.cli.bench:bench",
     "publish": {
         "modelarts": "servekit.cli.modelarts:publish",
         "modzy": "servekit.cli.modzy:publish",
@@ -32,6 +35,11 @@ VERBS: Verbs = {
     "emulate": {
         "modelarts": "servekit.cli.emulate:modelarts",
         "modzy": "servekit.cli.emulate:modzy",
+        "sagemaker": "servekit.cli.emulate_sagemaker:sagemaker",
+        "sagemaker-transform": "servekit.cli.emulate_sagemaker:transform",
+        "modelarts-service": "servekit.cli.emulate_modelarts:modelarts_service",
+        "modelarts-batch": "servekit.cli.emulate_modelarts:modelarts_batch",
+        "modzy-jobs": "servekit.cli.emulate_modzy:modzy_jobs",
     },
 }
 # Where a context keeps all that was typed.

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from servekit.contract import DrainBudget, Platform
 from servekit.platforms.modelarts.container import container
 from servekit.platforms.modelarts.contract import render_error, routes
+
+if TYPE_CHECKING:
+    from servekit.terms import Terms
+
+
+def _terms() -> Terms:
+    from servekit.platforms.modelarts.terms import TERMS
+
+    return TERMS
+
 
 platform = Platform(
     name="modelarts",
@@ -18,4 +30,5 @@ platform = Platform(
     # Image specification: the dispatcher pools connections; gunicorn is to be run with a keep-alive of 200 s.
     min_keep_alive_s=200.0,
     container=container,
+    terms=_terms,
 )

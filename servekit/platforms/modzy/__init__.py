@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from servekit.contract import DrainBudget, Platform
 from servekit.platforms._variables import whole
 from servekit.platforms.modzy.container import container
 from servekit.platforms.modzy.contract import render_error, routes
+
+if TYPE_CHECKING:
+    from servekit.terms import Terms
+
+
+def _terms() -> Terms:
+    from servekit.platforms.modzy.terms import TERMS
+
+    return TERMS
+
 
 platform = Platform(
     name="modzy",
@@ -20,4 +32,5 @@ platform = Platform(
     # The platform scales by containers; the reference runs one model instance in each.
     default_workers=1,
     container=container,
+    terms=_terms,
 )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from servekit.contract import DrainBudget, Platform
 from servekit.platforms._variables import seconds, whole
 from servekit.platforms.sagemaker.container import container
 from servekit.platforms.sagemaker.contract import render_error, routes
+
+if TYPE_CHECKING:
+    from servekit.terms import Terms
 
 MEBIBYTE = 1024 * 1024
 # Batch transform's MaxPayloadInMB=0 means "no limit"; asynchronous endpoints send at most 1 GB.
@@ -29,6 +32,12 @@ def _base_dir(text: str) -> str:
     return f"{text.rstrip('/')}/model"
 
 
+def _terms() -> Terms:
+    from servekit.platforms.sagemaker.terms import TERMS
+
+    return TERMS
+
+
 VARIABLES: dict[str, tuple[tuple[str, Any], ...]] = {
     "port": (("SAGEMAKER_BIND_TO_PORT", whole),),
     "max_body_bytes": (("SAGEMAKER_MAX_PAYLOAD_IN_MB", _payload_bytes),),
@@ -48,4 +57,5 @@ platform = Platform(
     variables=VARIABLES,
     model_dirs=("/opt/ml/model",),
     container=container,
+    terms=_terms,
 )
