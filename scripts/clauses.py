@@ -39,6 +39,7 @@ What a person reads as `contract` is what the vendor demands, in our words, with
 | `platform` | whose contract |
 | `ok` | no clause that must be kept is broken, and nobody interrupted |
 | `interrupted` | by Ctrl-C or SIGTERM |
+| `error` | why nothing could be tried (exit code 2), or null |
 | `log` | the last lines of a container that never became ready |
 | `clauses[]` | in the order of this page, each with the keys below |
 | `id`, `level`, `title`, `says`, `page`, `fix` | of the clause, as below |

@@ -1,8 +1,14 @@
-"""How the suite is spread over several processes: file by file (scripts/test)."""
+"""How the suite is spread over several processes, file by file (scripts/test), and what all of it relies on."""
 
 from __future__ import annotations
 
+import signal
+
 import pytest
+
+# A shell that starts the suite in the background has it ignore Ctrl-C, which the commands that are tested inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -8,15 +8,14 @@ import re
 import secrets
 import subprocess
 import tarfile
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from servekit.check.subject import Running, Subject, free_port, shared_folder
+from servekit.check.subject import Running, Subject, free_port, held_back, require_free, shared_folder
 from servekit.check.wire import Address
 from servekit.errors import ConfigError
 from servekit.images.builder import NoBuilder, find
@@ -203,10 +202,12 @@ class Container(Subject):
         self._image, self._engine = image, engine
         self._folder = shared_folder()
         self._name = f"servekit-check-{os.getpid()}-{secrets.token_hex(4)}"
+        self._running: _Contained | None = None
         try:
             inside = port or _own_port(image, start)
             hosts = any(HOSTS_NETWORK.fullmatch(words) for words in _joined(extra))
             outside = inside if hosts else free_port()
+            require_free(outside)
             options = [] if hosts else ["--publish", f"127.0.0.1:{outside}:{inside}"]
             if shares_files:
                 options += ["--volume", f"{self._folder.name}:{self._folder.name}"]
@@ -220,17 +221,18 @@ class Container(Subject):
             ]  # fmt: skip
             # Read now: from its start on, every moment counts.
             files = _described(image, describes, places)
-            process = subprocess.Popen(  # noqa: S603 - a list of arguments, no shell
-                command,
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+            with held_back():
+                process = subprocess.Popen(  # noqa: S603 - a list of arguments, no shell
+                    command,
+                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+                )  # fmt: skip
+                self._running = _Contained(process, engine, self._name)
         except OSError as error:
             self._leave()
             raise ConfigError(f"{engine.name} cannot be started: {error.strerror or error}") from error
         except BaseException:
-            self._leave()
+            self.close()
             raise
-        self._running = _Contained(process, engine, self._name)
         super().__init__(
             Address("127.0.0.1", outside),
             process=self._running,
@@ -255,11 +257,12 @@ class Container(Subject):
         return options
 
     def close(self) -> None:
-        try:
-            self._engine.remove(self._name)
-            self._running.end()
-        finally:
-            self._leave()
+        with ExitStack() as rest:
+            rest.callback(self._leave)
+            if self._running is not None:
+                # `run` itself ends also when Ctrl-C comes once more.
+                rest.callback(self._running.end)
+                self._engine.remove(self._name)
 
     def _leave(self) -> None:
         try:
@@ -276,7 +279,6 @@ class _Contained(Running):
     def __init__(self, process: subprocess.Popen[bytes], engine: Engine, name: str) -> None:
         super().__init__(process)
         self._engine, self._name = engine, name
-        self.started_s = time.monotonic()
 
     def terminate(self) -> None:
         with suppress(ConfigError):

@@ -54,13 +54,22 @@ def summary(findings: Sequence[Finding], platform: str) -> str:
 
 
 def document(
-    findings: Sequence[Finding], platform: str, *, interrupted: bool = False, log: Sequence[str] = ()
+    findings: Sequence[Finding],
+    platform: str,
+    *,
+    interrupted: bool = False,
+    error: str | None = None,
+    log: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """ok: no clause that must be kept is broken. log: the last lines of a container that never became ready."""
+    """ok: no clause that must be kept is broken. error: why nothing could be tried.
+
+    log: the last lines of a container that never became ready.
+    """
     return {
         "platform": platform,
-        "ok": not interrupted and not any(finding.fatal for finding in findings),
+        "ok": not interrupted and error is None and not any(finding.fatal for finding in findings),
         "interrupted": interrupted,
+        "error": error,
         "log": list(log),
         "clauses": [
             {

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shlex
 import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -25,7 +27,12 @@ from servekit.terms import Image, Start
 END_S = 2.0
 LAST_WORDS_S = 0.5
 PORT = "{port}"
+HOST = re.compile(r"[A-Za-z0-9._~:%-]+")
 PREFIX = re.compile(r"[!-~]*")
+# By this variable whatever a command has started is found again, also what has left its session.
+MARK = "SERVEKIT_CHECK_MARK"
+KILL_ROUNDS = 10
+KILLED_S = 0.02
 
 
 class Process(Protocol):
@@ -73,13 +80,15 @@ def at_url(url: str) -> Subject:
     """Raises ConfigError."""
     try:
         parts = urlsplit(url)
-        port = parts.port
+        port = 80 if parts.port is None else parts.port
+        # A name in letters of other alphabets has a form for the wire.
+        host = (parts.hostname or "").encode("idna").decode()
     except ValueError:
-        parts, port = urlsplit(""), None
-    wrong = parts.scheme != "http" or not parts.hostname or parts.query or parts.fragment or parts.username is not None
-    if wrong or not PREFIX.fullmatch(parts.path) or parts.hostname is None:
+        parts, port, host = urlsplit(""), 0, ""
+    wrong = parts.scheme != "http" or not port or parts.query or parts.fragment or parts.username is not None
+    if wrong or not HOST.fullmatch(host) or not PREFIX.fullmatch(parts.path):
         raise ConfigError(f"URL: expected http://HOST[:PORT][/PREFIX] of a container, got {url!r}")
-    return Remote(Address(parts.hostname, port or 80, parts.path.rstrip("/")))
+    return Remote(Address(host, port, parts.path.rstrip("/")))
 
 
 class Remote(Subject):
@@ -108,6 +117,31 @@ def free_port() -> int:
         return port
 
 
+def require_free(port: int) -> None:
+    """What listens there already would be judged instead. Raises ConfigError."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+        raise ConfigError(f"port {port}: something else listens there already; end it, or choose another with --port")
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM come after what must not be cut in two: a process that is started, and not yet known."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for number in handlers:
+            signal.signal(number, lambda number, _frame: came.append(number))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    for each in came:
+        signal.raise_signal(each)
+
+
 class Command(Subject):
     """A command as a process of its own session: all of it is gone in the end."""
 
@@ -120,34 +154,41 @@ class Command(Subject):
             raise ConfigError("--command: expected a command, got ''")
         variable = start.port_variable
         chosen = port or (free_port() if PORT in command or variable else start.port)
-        environ = {**os.environ, **start.environ, **({variable: str(chosen)} if variable else {})}
-        folder = shared_folder()
+        require_free(chosen)
+        mark = secrets.token_hex(8)
+        environ = {**os.environ, **start.environ, **({variable: str(chosen)} if variable else {}), MARK: mark}
+        self._folder = shared_folder()
+        self._running: Running | None = None
         try:
-            process = subprocess.Popen(  # noqa: S603 - what the user wants to have judged
-                [word.replace(PORT, str(chosen)) for word in words],
-                env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )  # fmt: skip
+            with held_back():
+                process = subprocess.Popen(  # noqa: S603 - what the user wants to have judged
+                    [word.replace(PORT, str(chosen)) for word in words],
+                    env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )  # fmt: skip
+                self._running = Running(process, mark)
         except OSError as error:
-            folder.cleanup()
+            self._folder.cleanup()
             raise ConfigError(f"--command: {words[0]!r} cannot be started: {error.strerror}") from error
-        self._folder = folder
-        self._running = Running(process)
-        super().__init__(Address("127.0.0.1", chosen), process=self._running, folder=Path(folder.name))
+        except BaseException:
+            self.close()
+            raise
+        super().__init__(Address("127.0.0.1", chosen), process=self._running, folder=Path(self._folder.name))
 
     def close(self) -> None:
         try:
-            self._running.end()
+            if self._running is not None:
+                self._running.end()
         finally:
             self._folder.cleanup()
 
 
 class Running:
-    """A process of a session of its own, whose output is read as it comes."""
+    """A process of a session of its own, whose output is read as it comes. mark: the value of MARK that it has."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], mark: str = "") -> None:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
-        self._process = process
+        self._process, self._mark = process, mark
         self._log = Log(process.stdout)
         self.started_s = time.monotonic()
 
@@ -175,15 +216,37 @@ class Running:
         return self._log.nbytes
 
     def end(self) -> None:
-        """With all that it has started: its process group is gone afterwards."""
+        """With all that it has started: its process group is gone afterwards, and what has left it."""
         try:
             self._signal(signal.SIGTERM)
             self.wait(END_S)
         finally:
             self._signal(signal.SIGKILL)
             self._process.wait()
+            _kill_marked(self._mark)
             self._log.close(END_S)
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
+
+
+def _kill_marked(mark: str) -> None:
+    """What has this mark, until nothing has it: what is being started may be seen only the next time."""
+    wanted = f"{MARK}={mark}".encode()
+    for _ in range(KILL_ROUNDS if mark else 0):
+        found = [int(environ.parent.name) for environ in Path("/proc").glob("[0-9]*/environ") if _has(environ, wanted)]
+        for pid in found:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        if not found:
+            return
+        time.sleep(KILLED_S)
+
+
+def _has(environ: Path, line: bytes) -> bool:
+    try:
+        return line in environ.read_bytes().split(b"\0")
+    except OSError:
+        # It is another user's, or has ended.
+        return False

@@ -170,7 +170,7 @@ class Wire:
         try:
             data = self._socket.recv(CHUNK_BYTES)
         except TimeoutError as error:
-            raise NoAnswer("timeout", f"no answer within {limit_s:g} s") from error
+            raise NoAnswer("timeout", f"no answer within {round(limit_s, 2):g} s") from error
         except OSError as error:
             raise NoAnswer("reset", f"the connection was reset: {error.strerror or error}") from error
         # A body without a length lasts until the connection ends.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from contextlib import closing
@@ -95,44 +96,52 @@ def check(ctx: click.Context, /, **options: Any) -> None:
     from servekit.errors import ServeError
     from servekit.images.programs import terminable
 
+    teller = _Teller(as_json=options["as_json"])
+    error: str | None = None
     try:
         asked = _Asked(**options, engine_arguments=ctx.meta.get(ENGINE_ARGUMENTS, ()))
         with terminable():
-            code = _check(asked)
-    except (ServeError, OSError) as error:
-        click.echo(f"servekit: {error.message if isinstance(error, ServeError) else error}", err=True)
+            code: int | str | None = _check(asked, teller)
+    except (ServeError, OSError) as failure:
+        error = failure.message if isinstance(failure, ServeError) else str(failure)
         code = USAGE_ERROR
     except KeyboardInterrupt:
-        click.echo("servekit: interrupted, nothing was checked", err=True)
         code = INTERRUPTED
+    except SystemExit as leaving:
+        code = leaving.code
+    if error is not None or not teller.told:
+        teller.nothing(options["platform"], error)
     sys.exit(code)
 
 
-def _check(asked: _Asked) -> int:
+def _check(asked: _Asked, teller: _Teller) -> int:
     """Raises ConfigError, OSError. The exit code."""
-    from servekit.check import runner
+    from servekit.check import report, runner
     from servekit.check.trial import Trial
 
-    terms = _terms(asked.platform)
+    terms = _only(_terms(asked.platform), asked.only)
     sample = _sample(asked.sample, asked.content_type)
     given = _files(asked.file, terms)
     report_file = _writable(asked.junit)
-    teller = _Teller(as_json=asked.as_json)
     interrupted: int | None = None
-    with closing(_subject(asked, terms)) as subject:
-        files = {**subject.files, **given}
-        if terms.adapted is not None:
-            terms = terms.adapted(terms, files)
-        terms = _only(terms, asked.only)
-        trial = Trial(subject, terms, sample, asked.slow, files, asked.wait_s)
-        try:
+    never_ready, lines = False, []
+    try:
+        with closing(_subject(asked, terms)) as subject:
+            files = {**subject.files, **given}
+            if terms.adapted is not None:
+                terms = terms.adapted(terms, files)
+            trial = Trial(subject, terms, sample, asked.slow, files, asked.wait_s)
             runner.run(trial, trying=teller.trying, seen=teller.seen)
-        except (KeyboardInterrupt, SystemExit) as error:
-            interrupted = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else INTERRUPTED
-        never_ready = runner.never_ready(trial)
-        lines = subject.process.output() if subject.process is not None and never_ready else []
+            never_ready = runner.never_ready(trial)
+            lines = subject.process.output() if subject.process is not None and never_ready else []
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Also while it is started, or ended: what was found until then is told.
+        interrupted = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else INTERRUPTED
     found = runner.whole(terms, teller.found)
-    _tell(found, lines, asked, report_file, interrupted=interrupted is not None)
+    teller.told = True
+    _tell(found, lines, asked, interrupted=interrupted is not None)
+    if report_file is not None:
+        report_file.write_bytes(report.junit(found, asked.platform))
     if interrupted is not None:
         return interrupted
     if never_ready:
@@ -145,8 +154,18 @@ class _Teller:
 
     def __init__(self, *, as_json: bool) -> None:
         self.found: list[Finding] = []
+        # All of it, or as much as Ctrl-C let through: nothing is said twice.
+        self.told = False
         self._as_json = as_json
         self._draws = sys.stderr.isatty()
+
+    def nothing(self, platform: str, error: str | None) -> None:
+        """What ended it before its end. error: None for Ctrl-C or SIGTERM."""
+        from servekit.check import report
+
+        click.echo(f"servekit: {'interrupted, nothing was checked' if error is None else error}", err=True)
+        if self._as_json and not self.told:
+            click.echo(report.dumps(report.document([], platform, interrupted=error is None, error=error)))
 
     def trying(self, clause: Clause) -> None:
         if self._draws:
@@ -165,14 +184,10 @@ class _Teller:
             click.echo(report.line(finding), err=self._as_json)
 
 
-def _tell(
-    found: list[Finding], lines: list[str], asked: _Asked, report_file: Path | None, *, interrupted: bool
-) -> None:
+def _tell(found: list[Finding], lines: list[str], asked: _Asked, *, interrupted: bool) -> None:
     from servekit.check import report
     from servekit.check.trial import Result
 
-    if report_file is not None:
-        report_file.write_bytes(report.junit(found, asked.platform))
     for line in lines[-SHOWN_LINES:]:
         click.echo(f"log    {line}", err=True)
     for line in report.not_checked(found):
@@ -231,12 +246,12 @@ def _sample(given: tuple[str, ...], content_type: str | None) -> Sample | None:
         if not path.is_file() or path.stat().st_size > MAX_SAMPLE_BYTES:
             raise ConfigError(f"--sample {text!r}: expected a file of at most {MAX_SAMPLE_BYTES} bytes")
         name = name if equals else path.name
-        if not name or "/" in name or name in (".", "..") or name in files:
+        if not name.isprintable() or not name or "/" in name or name in (".", "..") or name in files:
             raise ConfigError(f"--sample {text!r}: expected the plain name of a file, and each name once")
         files[name] = path.read_bytes()
     first = Path(given[0].partition("=")[2] or given[0])
-    kind = content_type or CONTENT_TYPES.get(first.suffix.lower(), "application/octet-stream")
-    if not (kind.isprintable() and kind.isascii() and kind.strip()):
+    kind = CONTENT_TYPES.get(first.suffix.lower(), "application/octet-stream") if content_type is None else content_type
+    if not (kind.isprintable() and kind.isascii() and kind and kind == kind.strip()):
         raise ConfigError(f"--content-type: expected a media type such as application/json, got {kind!r}")
     return Sample(next(iter(files.values())), kind, files)
 
@@ -275,14 +290,16 @@ def _subject(asked: _Asked, terms: Terms) -> Subject:
     from servekit.check import subject
     from servekit.errors import ConfigError
 
+    if asked.wait_s is not None and math.isnan(asked.wait_s):
+        raise ConfigError("--wait-s: expected a number of seconds, got nan")
     given = [name for name in ("url", "command", "image") if getattr(asked, name) is not None]
     if len(given) != 1:
         raise ConfigError("expected a URL, --command or --image, and one of them only")
     for name in ("engine", "model", "engine_arguments"):
-        if getattr(asked, name) and asked.image is None:
+        if getattr(asked, name) not in (None, ()) and asked.image is None:
             shown = "what stands behind --" if name == "engine_arguments" else f"--{name}"
             raise ConfigError(f"{shown}: expected --image, too")
-    if asked.model is not None and not Path(asked.model).is_dir():
+    if asked.model is not None and not (asked.model and Path(asked.model).is_dir()):
         raise ConfigError(f"--model {asked.model!r}: expected a folder")
     if asked.url is not None:
         if asked.port is not None:

@@ -19,6 +19,8 @@ from xml.etree import ElementTree
 import pytest
 from serving import clean_environ, free_port, script
 
+from servekit.check.subject import held_back
+
 # Correct for the few clauses that are tried here, and slow or noisy where a test asks for it.
 SERVER = """
 import http.server, json, os, sys, threading, time
@@ -256,6 +258,8 @@ def test_a_container_that_floods_its_log(how: tuple[str, ...], server: Callable[
         (["https://127.0.0.1:1"], "URL: expected http://HOST[:PORT][/PREFIX] of a container"),
         (["http://u:p@127.0.0.1:1"], "URL: expected http://HOST[:PORT][/PREFIX] of a container"),
         (["http://127.0.0.1:99999"], "URL: expected http://HOST[:PORT][/PREFIX] of a container"),
+        (["http://127.0.0.1:0"], "URL: expected http://HOST[:PORT][/PREFIX] of a container"),
+        (["http://a b:1"], "URL: expected http://HOST[:PORT][/PREFIX] of a container"),
         (["http://127.0.0.1:1", "--port", "80"], "--port: expected the port in the URL"),
         (["--command", ""], "--command: expected a command"),
         (["--command", "a 'b"], "--command \"a 'b\": expected words as a shell reads them"),
@@ -266,6 +270,10 @@ def test_a_container_that_floods_its_log(how: tuple[str, ...], server: Callable[
         (["--command", "true", "--sample", "/no/such/file"], "--sample '/no/such/file': expected a file"),
         (["--command", "true", "--sample", "../x=/dev/null"], "--sample '../x=/dev/null': expected"),
         (["--command", "true", "--content-type", "text/csv"], "--content-type: expected a --sample"),
+        (["--command", "true", "--sample", __file__, "--content-type", " text/csv"], "expected a media type such as"),
+        (["--command", "true", "--sample", __file__, "--content-type", ""], "expected a media type such as"),
+        (["--command", "true", "--sample", f"a\nb={__file__}"], "expected the plain name of a file"),
+        (["--image", "x", "--model", ""], "--model '': expected a folder"),
         (["--command", "true", "--file", "config.json=x"], "--file 'config.json=x': expected none"),
         (["--command", "true", "--only", "SM-999"], "--only: expected ids of clauses such as SM-01, got 'SM-999'"),
         (["--command", "true", "--only", ","], "--only: expected ids of clauses such as SM-01, got ','"),
@@ -273,6 +281,7 @@ def test_a_container_that_floods_its_log(how: tuple[str, ...], server: Callable[
         (["--command", "true", "--engine", "buildah", "--image", "x"], "and one of them only"),
         (["--engine", "buildah", "--image", "x"], "--engine 'buildah': expected one of docker, podman"),
         (["--command", "true", "--wait-s", "0"], "Invalid value for '--wait-s'"),
+        (["--command", "true", "--wait-s", "nan"], "--wait-s: expected a number of seconds, got nan"),
     ],
 )  # fmt: skip
 def test_wrong_options(arguments: list[str], said: str) -> None:
@@ -280,6 +289,19 @@ def test_wrong_options(arguments: list[str], said: str) -> None:
     assert ended.code == 2
     assert said in ended.err
     assert ended.out == ""
+
+
+def test_what_listens_there_already_is_not_judged_instead(url: str) -> None:
+    port = url.rpartition(":")[2]
+    ended = check("--command", "sleep 1000", "--port", port, "--only", "SM-01", "--json")
+    assert ended.code == 2
+    assert ended.err == f"servekit: port {port}: {SOMETHING_ELSE}\n"
+    document = ended.json
+    assert (document["ok"], document["interrupted"], document["clauses"]) == (False, False, [])
+    assert document["error"] == f"port {port}: {SOMETHING_ELSE}"
+
+
+SOMETHING_ELSE = "something else listens there already; end it, or choose another with --port"
 
 
 def test_an_unknown_platform() -> None:
@@ -333,6 +355,45 @@ def test_interrupted(
     assert parsed(file).attrib["skipped"] == "3"
 
 
+def test_interrupted_while_it_is_ended(tmp_path: Path) -> None:
+    """What was found before is told."""
+    told, shell = tmp_path / "told", "trap 'echo > \"$0\"' TERM; while :; do sleep 0.05; done"
+    process = subprocess.Popen(
+        [script("servekit"), "check", "--platform", "sagemaker", "--only", "SM-01,SM-05", "--wait-s", "0.2", "--json",
+         "--command", shlex.join(["sh", "-c", shell, str(told)])],
+        env=clean_environ(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    until(told.exists)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 130, out + err
+    document = json.loads(out)
+    assert document["interrupted"] is True
+    assert {clause["id"]: clause["result"] for clause in document["clauses"]} == {
+        "SM-01": "broken", "SM-05": "not checked",
+    }  # fmt: skip
+
+
+def test_ctrl_c_comes_after_a_start() -> None:
+    """Between the start of a process and its being known nothing would end it."""
+    steps = []
+
+    def start() -> None:
+        with held_back():
+            signal.raise_signal(signal.SIGINT)
+            steps.append("known")
+
+    # It is ignored in what a shell runs in the background.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+        assert steps == ["known"]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def listeners(pid: int) -> list[str]:
     """Sockets of a process."""
     try:
@@ -352,7 +413,9 @@ def until(condition: Callable[[], bool]) -> None:
 def test_what_a_command_has_started_is_gone(sample: Path, tmp_path: Path) -> None:
     """Its children, too, and folders that were made for it."""
     pids = tmp_path / "pids"
-    shell = f"sleep 1000 & echo $! >> {pids}; echo $$ >> {pids}; trap '' TERM; sleep 1000"
+    # The last has left the session, and its parent.
+    shell = f"sleep 1000 & echo $! >> {pids}; echo $$ >> {pids}; trap '' TERM; "
+    shell += f"setsid sh -c '(sleep 1000 & echo $! >> {pids})'; sleep 1000"
     folder = tmp_path / "tmp"
     folder.mkdir()
     command = [script("servekit"), "check", "--platform", "sagemaker", "--only", "SM-01", "--wait-s", "0.5"]
@@ -362,8 +425,9 @@ def test_what_a_command_has_started_is_gone(sample: Path, tmp_path: Path) -> Non
     )  # fmt: skip
     assert ended.returncode == 3, ended.stderr
     found = [int(line) for line in pids.read_text().split()]
-    assert len(found) == 2
-    assert [pid for pid in found if Path(f"/proc/{pid}").exists()] == []
+    assert len(found) == 3
+    # Whoever has become their parent may need a moment.
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in found))
     assert list(folder.iterdir()) == []
 
 

@@ -153,6 +153,11 @@ def test_modelarts_is_asked_where_its_configuration_says() -> None:
     assert modelarts.routes_of(changed()) == [("GET", "/healthz"), ("POST", "/v1/read"), ("GET", "/info")]
 
 
+def test_a_name_cannot_break_the_form() -> None:
+    send = terms_of("modelarts").predict(Sample(b"", "image/png", {'a"; x="\ud800': b""}))
+    assert b'name="a%22; x=%22?"; filename="a%22; x=%22?"\r\nContent-Type: image/png\r\n' in send.body
+
+
 @pytest.mark.parametrize("body", [b"{", b"7", b'{"health": 7, "apis": 7}', b'{"apis": [7], "health": {"url": 7}}'])
 def test_a_configuration_that_cannot_be_read_changes_nothing(body: bytes) -> None:
     plain = terms_of("modelarts")
@@ -174,6 +179,29 @@ def test_right_manifests_are_taken_and_their_outputs_are_looked_for() -> None:
     assert plain.adapted(plain, {"model.yaml": MANIFEST.encode()}).outputs == ("results.json",)
     assert plain.adapted(plain, {"model.yaml": b"inputs: ["}).outputs == ()
     assert plain.adapted(plain, {}).outputs == ()
+
+
+@pytest.mark.parametrize(
+    ("times", "status_s", "run_s"),
+    [
+        ("{status: 5m, run: 90s}", 300.0, 90.0),
+        ("{status: 500ms, run: 1h}", 0.5, 3600.0),
+        ("{status: 0s, run: soon}", 60.0, 60.0),
+        ("{run: [7]}", 60.0, 60.0),
+        ("7", 60.0, 60.0),
+    ],
+)
+def test_a_manifest_s_own_times_count(times: str, status_s: float, run_s: float) -> None:
+    plain = terms_of("modzy")
+    assert plain.adapted is not None
+    assert "{status: 20s, run: 20s}" in MANIFEST
+    body = MANIFEST.replace("{status: 20s, run: 20s}", times)
+    terms = plain.adapted(plain, {"model.yaml": body.encode()})
+    assert (terms.start.ready_within_s, terms.probe_within_s, terms.answer_within_s) == (status_s, status_s, run_s)
+    tests = {clause.id: clause.test for clause in terms.clauses}
+    assert tests["MZ-27"] == Named("probe_while_busy", {"within_s": status_s})
+    assert isinstance(tests["MZ-26"], Ask)
+    assert tests["MZ-26"].expect.text == f"within {run_s:g} s"
 
 
 @pytest.mark.parametrize(

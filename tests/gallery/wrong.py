@@ -70,7 +70,7 @@ class SageMakerAsksTheModelInPing(SageMaker):
 
     def ping(self) -> Any:
         if self.asked:
-            time.sleep(0.8)
+            time.sleep(1.4)
         self.asked = self.loaded.is_set()
         return super().ping()
 
@@ -88,7 +88,7 @@ class SageMakerHasOneThreadForAll(SageMaker):
 
     def predict(self, numbers: Any) -> Any:
         with self.turn:
-            time.sleep(0.2)
+            time.sleep(0.4)
             return super().predict(numbers)
 
 
@@ -395,7 +395,7 @@ class ModelArtsAsksTheModelInItsHealthCheck(ModelArts):
 
     def health(self) -> Any:
         if self.asked:
-            time.sleep(0.8)
+            time.sleep(1.4)
         self.asked = self.loaded.is_set()
         return super().health()
 
@@ -411,7 +411,7 @@ class ModelArtsHasOneThreadForAll(ModelArts):
 
     def predict(self, numbers: Any) -> Any:
         with self.turn:
-            time.sleep(0.2)
+            time.sleep(0.4)
             return super().predict(numbers)
 
 
@@ -897,7 +897,7 @@ class ModzyHasOneThreadForAll(Modzy):
 
     def predict(self, numbers: Any) -> Any:
         with self.turn:
-            time.sleep(0.2)
+            time.sleep(0.4)
             return super().predict(numbers)
 
 

@@ -66,10 +66,18 @@ def _prediction(sample: Sample, path: str, fields: tuple[str, ...]) -> Send:
     parts = []
     for name, content in sample.files.items():
         field = fields[0] if len(fields) == len(sample.files) == 1 else name
-        head = f'Content-Disposition: form-data; name="{field}"; filename="{name}"\r\nContent-Type: {kind}'
-        parts.append(b"--" + BOUNDARY.encode() + b"\r\n" + head.encode() + b"\r\n\r\n" + content + b"\r\n")
+        disposition = f'form-data; name="{_quoted(field)}"; filename="{_quoted(name)}"'
+        head = f"Content-Disposition: {disposition}\r\nContent-Type: {kind}"
+        parts.append(
+            b"--" + BOUNDARY.encode() + b"\r\n" + head.encode(errors="replace") + b"\r\n\r\n" + content + b"\r\n"
+        )
     body = b"".join(parts) + b"--" + BOUNDARY.encode() + b"--\r\n"
     return Send("POST", path, (("Content-Type", f"{FORM_TYPE}; boundary={BOUNDARY}"),), body)
+
+
+def _quoted(name: str) -> str:
+    """As browsers write it into a form."""
+    return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
 
 
 # --- config.json ---
@@ -264,8 +272,10 @@ CLAUSES = (
     Clause(
         "MA-07", Level.MUST, "an idle connection stays open for 200 s",
         "The dispatcher keeps connections, and expects a keep-alive of 200 seconds; when the container closes one "
-        "first, the request that comes next is lost with ModelArts.4503.",
-        CLOSED, "gunicorn: --keep-alive 200 -k gevent; uvicorn: --timeout-keep-alive 200",
+        "first, the request that comes next is lost with ModelArts.4503. The specification calls it optional, and asks "
+        "for it where a rolling upgrade must lose nothing.",
+        CLOSED, "keep them for 200 s; gunicorn: --keep-alive 200 -k gevent; uvicorn: --timeout-keep-alive 200"
+        "; Node: server.keepAliveTimeout = 200000",
         Named("keeps_connections", {"idle_s": 200.0}),
     ),
     Clause(
@@ -275,7 +285,7 @@ CLAUSES = (
         Named("takes_bodies_of", {"nbytes": REQUEST_BYTES}),
     ),
     Clause(
-        "MA-09", Level.SHOULD, "a body of absurd length is refused before it is read",
+        "MA-09", Level.MAY, "a body of absurd length is refused before it is read",
         "No request of the platform is longer than 50 MB.",
         ACCESS, "compare Content-Length with a limit, and answer 413 before reading",
         Named("refuses_absurd_bodies", {"nbytes": ABSURD_BYTES, "within_s": 5.0}),
@@ -329,8 +339,8 @@ CLAUSES = (
         Asks((Ask(Send("GET", "/servekit-check/nothing"), status(404, 405)),)),
     ),
     Clause(
-        "MA-18", Level.SHOULD, "it writes a log to its standard output",
-        "What a container logs must go to standard output.",
+        "MA-18", Level.SHOULD, "it writes a log to its standard output or standard error",
+        "What a container logs must go to standard output; of standard error nothing is said.",
         SPECIFICATION, "log to standard output",
         Named("writes_a_log"),
     ),
@@ -342,13 +352,15 @@ CLAUSES = (
     ),
     Clause(
         "MA-20", Level.MUST, "requests on their way at SIGTERM are answered",
-        "All requests that were received must be finished before the container ends.",
+        "All requests that were received must be finished before the container ends, so that a rolling upgrade loses "
+        "none; the specification calls it optional.",
         SPECIFICATION, "on SIGTERM, finish what was begun; a run.sh must trap the signal, or `exec` the server",
         Named("finishes_what_it_began"),
     ),
     Clause(
         "MA-21", Level.MUST, "it serves on for 60 s after SIGTERM",
-        "The dispatcher sends requests for up to 60 seconds after SIGTERM.",
+        "The dispatcher sends requests for up to 60 seconds after SIGTERM, which a rolling upgrade must not lose; the "
+        "specification calls it optional.",
         SPECIFICATION, "on SIGTERM, go on accepting for 60 seconds, then stop the server",
         Named("serves_on", {"seconds": 60.0}),
     ),

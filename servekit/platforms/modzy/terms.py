@@ -7,6 +7,7 @@ Numbers of clauses are for ever.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -43,6 +44,8 @@ VARIABLE = "PSC_MODEL_PORT"
 FIELDS = ("statusCode", "status", "message")
 NOT_THERE = "servekit-check-nothing"
 LIMIT_S = 60.0
+DURATION = re.compile(r"([0-9]{1,6})(ms|s|m|h)")
+SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 NEEDED = ("name", "version", "author", "description", "resources", "timeout")
 
 
@@ -129,9 +132,7 @@ def complaint_about(body: bytes) -> str | None:
         return f"specification {document.get('specification')!r}, which is to be '0.3'"
     if document.get("type") != "file":
         return f"type {document.get('type')!r}, which is to be file"
-    missing = [
-        key for key in ("name", "version", "author", "description", "resources", "timeout") if key not in document
-    ]
+    missing = [key for key in NEEDED if key not in document]
     if missing:
         return f"no {', '.join(missing)}"
     if not manifest.inputs or not manifest.outputs:
@@ -140,6 +141,7 @@ def complaint_about(body: bytes) -> str | None:
 
 
 def _adapted(terms: Terms, files: Mapping[str, bytes]) -> Terms:
+    """The outputs and the time limits of model.yaml."""
     from servekit.platforms.modzy.manifest import read
 
     body = files.get("model.yaml")
@@ -149,7 +151,28 @@ def _adapted(terms: Terms, files: Mapping[str, bytes]) -> Terms:
         outputs = tuple(read(body).outputs)
     except ConfigError:
         return terms
+    status_s, run_s = _limit_s(body, "status"), _limit_s(body, "run")
+    if status_s is not None:
+        start = replace(terms.start, ready_within_s=status_s)
+        busy = Named("probe_while_busy", {"within_s": status_s})
+        terms = _with_test(replace(terms, start=start, probe_within_s=status_s), "MZ-27", busy)
+    if run_s is not None:
+        terms = _with_test(replace(terms, answer_within_s=run_s), "MZ-26", Ask(predict, within(run_s), predicts=True))
     return replace(terms, outputs=outputs)
+
+
+def _limit_s(body: bytes, name: str) -> float | None:
+    """None where model.yaml has none that can be read, such as 60s."""
+    import yaml
+
+    times = yaml.safe_load(body).get("timeout")
+    found = DURATION.fullmatch(str(times.get(name))) if isinstance(times, dict) else None
+    return int(found[1]) * SECONDS[found[2]] if found is not None and int(found[1]) else None
+
+
+def _with_test(terms: Terms, name: str, test: Ask | Named) -> Terms:
+    clauses = (replace(clause, test=test) if clause.id == name else clause for clause in terms.clauses)
+    return replace(terms, clauses=tuple(clauses))
 
 
 def _exec_form(image: Image) -> str | None:
@@ -174,7 +197,7 @@ def _is_not_root(image: Image) -> str | None:
 
 CLAUSES = (
     Clause(
-        "MZ-01", Level.MUST, "GET /status says 200 within a minute of the start",
+        "MZ-01", Level.MUST, "GET /status says 200 within a minute of the start, or the time of model.yaml",
         "The platform loads a model by its /status route, and gives up after the time of model.yaml, such as 60 s.",
         TESTS, f"listen on the port of {VARIABLE}, load the model within the call, and answer 200",
         Named("becomes_ready"),
@@ -350,13 +373,13 @@ CLAUSES = (
         Ask(_as_text, status(200), predicts=True),
     ),
     Clause(
-        "MZ-26", Level.MUST, "a job takes at most 60 s",
+        "MZ-26", Level.MUST, "a job takes at most 60 s, or the time of model.yaml",
         "The platform ends a container whose job takes longer than model.yaml says; 60 s is the usual time.",
         TESTS, "predict faster, or raise timeout.run in model.yaml",
         Ask(predict, within(LIMIT_S), predicts=True),
     ),
     Clause(
-        "MZ-27", Level.SHOULD, "/status is answered within 60 s, also while jobs run",
+        "MZ-27", Level.SHOULD, "/status is answered within 60 s, or the time of model.yaml, also while jobs run",
         "A call of /status has the time that model.yaml gives it.",
         TESTS, "answer /status from a thread that jobs cannot occupy",
         Named("probe_while_busy", {"within_s": LIMIT_S}),

@@ -122,7 +122,8 @@ CLAUSES = (
     Clause(
         "SM-01", Level.MUST, "GET /ping says 200 within eight minutes of the start",
         "Creating the endpoint fails unless the container answers pings with 200 within eight minutes.",
-        HOSTING, "load the model faster, or raise ContainerStartupHealthCheckTimeoutInSeconds (at most 3600)",
+        HOSTING, "listen on 0.0.0.0:8080 and answer /ping; load the model faster, or raise "
+        "ContainerStartupHealthCheckTimeoutInSeconds (at most 3600)",
         Named("becomes_ready"),
     ),
     Clause(
@@ -222,7 +223,7 @@ CLAUSES = (
         Named("takes_bodies_of", {"nbytes": LARGE_REQUEST_BYTES, "shorter": REQUEST_BYTES}),
     ),
     Clause(
-        "SM-17", Level.SHOULD, "a body of absurd length is refused before it is read",
+        "SM-17", Level.MAY, "a body of absurd length is refused before it is read",
         "No request of the platform is longer than 1 GB.",
         ASYNC, "compare Content-Length with a limit, and answer 413 before reading",
         Named("refuses_absurd_bodies", {"nbytes": ABSURD_BYTES, "within_s": 5.0}),
@@ -241,7 +242,7 @@ CLAUSES = (
     ),
     Clause(
         "SM-20", Level.MUST, "requests on their way at SIGTERM are answered",
-        "After SIGTERM a container has 30 seconds before SIGKILL.",
+        "After SIGTERM a container has 30 seconds before SIGKILL, which are there to finish what was begun.",
         HOSTING, "on SIGTERM, stop accepting and finish what was begun; PID 1 must get the signal (exec form, `exec`)",
         Named("finishes_what_it_began"),
     ),
