@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -116,8 +117,15 @@ def _bench(
         raise ConfigError("--concurrency none: expected --rates with numbers, else there is nothing to do")
     if target_p99_ms is not None and not loads.concurrency:
         raise ConfigError("--target-p99-ms: expected some --concurrency: what a server can bear is looked for there")
+    for option, number in (
+        ("--seconds", seconds), ("--warm-up-s", warm_up_s), ("--timeout-s", timeout_s),
+        ("--target-p99-ms", target_p99_ms),
+    ):  # fmt: skip
+        # click takes `nan` for a number of any range.
+        if number is not None and not math.isfinite(number):
+            raise ConfigError(f"{option}: expected a number, got {number}")
     file = None if sample is None else Path(sample)
-    if html is not None and not Path(html).absolute().parent.is_dir():
+    if html is not None and (Path(html).is_dir() or not Path(html).absolute().parent.is_dir()):
         raise ConfigError(f"--html: expected a file in a directory that exists, got {html!r}")
     said = _Said(target, loads, as_json=as_json, html=html, target_p99_ms=target_p99_ms)
     with said:
@@ -258,15 +266,15 @@ class _Said:
         )
         if not interrupted and (result.failed or (self.advice is not None and self.advice.setting is None)):
             self.code = NOT_MET
-        if self.html is not None:
-            Path(self.html).write_text(report.html(result), encoding="utf-8")
         if self.as_json:
             from servekit.check.report import dumps
 
             click.echo(dumps(figures.document(result)))
         else:
             click.echo(report.text(result))
+        # Last: the figures are told, also when there is no room for it.
         if self.html is not None:
+            Path(self.html).write_text(report.html(result), encoding="utf-8")
             click.echo(f"wrote {self.html}", err=True)
 
     def _seen(self, stage: Stage) -> None:

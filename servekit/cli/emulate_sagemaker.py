@@ -259,6 +259,9 @@ def _transform(
             why = ""
         except NeverReady as error:
             code, why = NEVER_READY, str(error)
+        except OSError as error:
+            # Such as a disk that is full: what came before is told all the same.
+            code, why = FAILED, str(error)
         except (KeyboardInterrupt, SystemExit) as error:
             code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else INTERRUPTED
             why = "interrupted"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -72,6 +73,10 @@ def _parity(
     file = None if snapshot is None else Path(snapshot)
     if update and file is None:
         raise ConfigError("--update: expected --snapshot FILE with it")
+    if file is not None and update and (file.is_dir() or not file.absolute().parent.is_dir()):
+        raise ConfigError(f"--snapshot: expected a file in a directory that exists, got {snapshot!r}")
+    if tolerance is not None and math.isnan(tolerance):
+        raise ConfigError("--tolerance: expected a number from 0 to 1, got nan")
     given = read(Path(samples), but=() if file is None else (file,))
     before = snapshots.read(file) if file is not None and not update else {}
     chosen = _platforms(platforms)

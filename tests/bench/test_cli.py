@@ -189,6 +189,9 @@ def test_jobs_on_files_are_measured_too(project: Path) -> None:
         (["predictor.py", "--concurrency", "none", "--rates", "none"], 2, "--concurrency none: expected --rates"),
         (["predictor.py", "--workers", "auto"], 2, "--workers: expected"),
         (["predictor.py", "--html", "nowhere/r.html"], 2, "--html: expected a file in a directory that exists"),
+        (["predictor.py", "--html", "."], 2, "--html: expected a file in a directory that exists"),
+        (["predictor.py", "--seconds", "nan"], 2, "--seconds: expected a number, got nan"),
+        (["predictor.py", "--target-p99-ms", "inf"], 2, "--target-p99-ms: expected a number, got inf"),
         (["http://h/", "--workers", "2"], 2, "--workers, --model-dir: expected for a TARGET"),
     ],
 )

@@ -48,7 +48,7 @@ def server() -> Iterator[Any]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as made:
         running: Any = made
         running.jobs, running.answer, running.work = [], (200, OK), lambda source, target: None
-        thread = threading.Thread(target=made.serve_forever)
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
             yield running
@@ -111,6 +111,8 @@ def test_a_name_cannot_leave_the_directory(name: str, server: Any) -> None:
         ((500, b'{"statusCode": 500, "message": "out of memory"}'), "out of memory", '"statusCode": 500'),
         ((500, b"{}"), "no reason given", "{}"),
         ((200, b"<html>"), "answered 200 with no JSON", "<html>"),
+        ((200, b"[" * 200_000), "answered 200 with no JSON", "[[["),
+        ((500, rb'{"message": "\ud800"}'), "answered 500 with no JSON", "ud800"),
         ((200, b" " * 1_048_577), "more than 1048576 bytes", ""),
     ],
 )

@@ -6,6 +6,7 @@ import base64
 import copy
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import httpx2
 import pytest
 from emulated import ACCESS_KEY, PROJECT_ID, SECRET_KEY, Emulator, ask, connect, emulate, token
 from serving import serve
+from told import CLOSE, NOT_HTTP, Said, Told, told
 
 V1, V2 = f"/v1/{PROJECT_ID}", f"/v2/{PROJECT_ID}"
 IMAGE = "swr.cn-north-4.myhuaweicloud.com/team/hello:1.0.0"
@@ -183,6 +185,26 @@ def test_a_model_may_fail(emulator: Emulator, client: httpx2.Client) -> None:
 # --- services, first generation ---
 
 
+@dataclass(frozen=True)
+class Broken:
+    container: Told
+    client: httpx2.Client
+    address: str
+
+
+@pytest.fixture(scope="module")
+def broken() -> Iterator[Broken]:
+    """A service whose container says what a test wants."""
+    with (
+        told() as container,
+        emulate("modelarts", "--service", container.url) as emulator,
+        connect(emulator.url, {"X-Auth-Token": token(emulator)}) as client,
+    ):
+        shown = running(client, service("broken", published(client, "broken")))
+        yield Broken(container, client, shown["access_address"])
+        assert "Traceback" not in emulator.log
+
+
 def service(name: str, of: dict[str, Any], **changed: Any) -> dict[str, Any]:
     config = {"model_id": of["model_id"], "specification": "modelarts.vm.cpu.2u", "weight": "100", "instance_count": 1}
     return {"service_name": name, "infer_type": "real-time", "config": [config | changed]}
@@ -222,6 +244,12 @@ def test_a_service_runs_answers_stops_and_is_gone(client: httpx2.Client, hello: 
     assert until(client, where, "status", "deploying")["status"] == "running"
     assert client.delete(where).json() == {}
     assert is_refused(client.get(where), 404, "ModelArts.3502")
+
+
+@pytest.mark.parametrize("status", [200, CLOSE, NOT_HTTP])
+def test_an_answer_that_breaks_off_is_not_passed_on(status: int, broken: Broken) -> None:
+    broken.container.answer = lambda asked: Said(status, b'{"half": ', length=100, then_close=True)
+    assert is_refused(broken.client.post(broken.address, json={}), 503, "ModelArts.4503")
 
 
 def test_a_service_may_fail(emulator: Emulator, client: httpx2.Client, hello: dict[str, Any]) -> None:

@@ -190,6 +190,11 @@ def test_an_input_that_is_not_there_fails_later(endpoint: Endpoint) -> None:
     assert endpoint.done(answer)["reason"] == "s3://bucket/absent: there is no such object"
 
 
+def test_a_key_of_any_letters(endpoint: Endpoint) -> None:
+    location = endpoint.put("\N{GREEK SMALL LETTER PI}\u00e9.csv", b"1,2")
+    assert endpoint.done(endpoint.invoke(InputLocation=location))["state"] == "Completed"
+
+
 def test_no_way_out_of_the_folder(endpoint: Endpoint, tmp_path: Path) -> None:
     (endpoint.folder / "secret").write_text("secret")
     (endpoint.s3 / "bucket" / "link").symlink_to(endpoint.folder)

@@ -121,9 +121,9 @@ def test_a_model_that_the_container_has_lost_is_loaded_again(endpoint: Endpoint)
     assert endpoint.loads() == ["a", "a"]
 
 
-@pytest.mark.parametrize("target", ["absent", "../models-of-others", "/", "a/../../multi"])
+@pytest.mark.parametrize("target", ["absent", "../models-of-others", "/", ".", "n" * 300, "a/../../multi"])
 def test_no_such_model(endpoint: Endpoint, target: str) -> None:
-    found = endpoint.refused(target if target != "/" else "/../")
+    found = endpoint.refused(target)
     assert found["Error"]["Code"] == "ValidationError"
     assert "there is no such folder in models" in found["Error"]["Message"]
     assert endpoint.loads() == []

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import httpx2
@@ -292,6 +295,19 @@ def test_an_answer_above_the_limit(endpoint: Endpoint) -> None:
     code, status, found = error(endpoint.invoke, "size 6291457")
     assert (code, status, found["OriginalStatusCode"]) == ("ModelError", 424, 200)
     assert found["OriginalMessage"] == "the container's answer is larger than 6291456 bytes"
+
+
+def test_a_caller_that_leaves_is_no_fault_of_the_emulator(endpoint: Endpoint) -> None:
+    head = f"POST /endpoints/{NAME}/invocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in SIGNED.items())
+    address = urlsplit(endpoint.runtime.url)
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=30) as line:
+        line.sendall(f"{head}\r\n1".encode())
+    deadline_s = time.monotonic() + 30
+    while "invocations 408" not in endpoint.runtime.log:
+        assert time.monotonic() < deadline_s, endpoint.runtime.log
+        time.sleep(0.01)
+    assert "Traceback" not in endpoint.runtime.log
 
 
 def test_the_limit_of_today(real: Endpoint) -> None:

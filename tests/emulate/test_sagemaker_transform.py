@@ -392,9 +392,29 @@ def test_wrong_folders(run: Runner, tmp_path: Path) -> None:
     assert (done.code, done.files) == (2, {})
     assert "expected a folder outside of the input's" in done.err
     assert "expected a folder or a file" in run({}, "--input", str(tmp_path / "absent")).err
+    (tmp_path / "file").write_bytes(b"")
+    assert "expected a folder, got a file" in run({"a": b"1"}, "--output", str(tmp_path / "file")).err
     done = run({}, "--input", str(tmp_path / "absent"), "--json")
     assert done.document["ok"] is False
     assert done.document["exit_code"] == 2
+
+
+def test_a_result_cannot_be_a_folder_too(run: Runner) -> None:
+    done = run({"a": b"1", "a.out/b": b"2"})
+    assert (done.code, done.files) == (2, {})
+    assert "'a.out/b': its folder has the name of another object's result, 'a.out'" in done.err
+
+
+def test_what_came_before_a_failing_disk_is_told(run: Runner) -> None:
+    run.container.will("squeeze")
+    # A folder stands where the last result goes: it cannot be written, whoever runs this.
+    (run.folder / "out" / "7.out").mkdir(parents=True)
+    done = run({str(number): b"1" for number in range(1, 8)}, "--json")
+    assert done.code == 1
+    assert "7.out" in str(done.document["reason"])
+    assert done.files["1.out"] == b"<1>"
+    assert not [name for name in done.files if name.endswith(".part")]
+    assert done.document["objects"][0]["state"] == "Completed"  # type: ignore[index]
 
 
 def test_a_name_that_is_no_text(run: Runner) -> None:
@@ -454,6 +474,10 @@ ROWS = b'1,2,3,4,5,6\n7,8,"9,0",10,11,12\n'
          "2", b"[5,6]"),
         (b'{"SageMakerOutput":"mine","k":1}', "2", (*ONE_JSON, "--join", "Input"), '{"SageMakerOutput":"mine","k":1}',
          b'{"SageMakerOutput":2,"k":1}'),
+        # Half of a character, and a field that is longer than Python's csv takes unasked.
+        (rb'{"a":"\ud800"}', "1", (*ONE_JSON, "--join", "Input"), r'{"a":"\ud800"}', rb'{"a":"\ud800","SageMakerOutput":1}'),
+        (b"1," + b"w" * 140_000 + b"\n", "x", (*CSV, *BY_LINE, "--join", "Input", "--input-filter", "$[0]"), "1\n",
+         b"1," + b"w" * 140_000 + b",x\n"),
         (b'{"field1":{"child1":1,"child2":2,"c":3}}', "0", (*ONE_JSON, "--input-filter", "$.field1.['child1','child2']"),
          '{"child1":1,"child2":2}', b"0"),
         ('{"ü":"é"}'.encode(), '"x"', (*ONE_JSON, "--join", "Input"), '{"Ã¼":"Ã©"}', '{"ü":"é","SageMakerOutput":"x"}'.encode()),

@@ -111,6 +111,9 @@ def test_no_snapshot_is_written_of_platforms_that_differ(project: Path) -> None:
         (["--samples", "samples", "--platforms", "sagemaker,moon"], "--platforms: expected some of modelarts"),
         (["--samples", "samples", "--model-dir", "nowhere"], "--model-dir: expected a directory"),
         (["--samples", "samples", "--snapshot", "predictor.py"], "predictor.py: expected"),
+        (["--samples", "samples", "--snapshot", "samples", "--update"], "--snapshot: expected a file in a directory"),
+        (["--samples", "samples", "--snapshot", "no/p.yaml", "--update"], "--snapshot: expected a file in a directory"),
+        (["--samples", "samples", "--tolerance", "nan"], "--tolerance: expected a number"),
     ],
 )
 def test_wrong_options_are_one_line(

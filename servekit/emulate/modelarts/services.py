@@ -389,7 +389,10 @@ def _forward(url: str, call: Call) -> Response:
     try:
         connection.request(call.request.method, path, call.body, headers)
         reply = connection.getresponse()
-        content = reply.read(MAX_REPLY_BYTES)
+        # Read as a piece, it does not say when it breaks off.
+        content = reply.read(MAX_REPLY_BYTES + 1)
+        if reply.length and len(content) <= MAX_REPLY_BYTES:
+            raise http.client.IncompleteRead(content, reply.length)
     except TimeoutError as error:
         raise PlatformError(408, errors.TIMED_OUT, "The container did not answer in time.") from error
     except (OSError, http.client.HTTPException) as error:
@@ -397,6 +400,8 @@ def _forward(url: str, call: Call) -> Response:
         raise PlatformError(503, errors.BACKEND, text) from error
     finally:
         connection.close()
+    if len(content) > MAX_REPLY_BYTES:
+        raise PlatformError(503, errors.BACKEND, f"The container's answer is larger than {MAX_REPLY_BYTES} bytes.")
     passed = {name: value for name, value in reply.getheaders() if name.lower() not in HOP}
     return Response(content, reply.status, headers=passed)
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from servekit.emulate.bodies import value
 from servekit.emulate.threads import in_thread
 from servekit.errors import ConfigError
 
@@ -194,7 +195,7 @@ class Container:
         if len(content) > MAX_ANSWER_BYTES:
             raise ContainerFailed(f"{path} answered with more than {MAX_ANSWER_BYTES} bytes")
         try:
-            return answer.status, json.loads(content) if content else {}
+            return answer.status, value(content) if content else {}
         except ValueError as error:
             raise ContainerFailed(
                 f"{path} answered {answer.status} with no JSON", content[:MAX_SHOWN_CHARS].decode("utf-8", "replace")
@@ -209,7 +210,7 @@ def parse(url: str, command: str | None, files: Path | None) -> Container | None
         raise ConfigError(f"--files {files}: expected a directory that the container sees under the same path")
     if url:
         return Container(url=url, files=files)
-    if command:
+    if command is not None:
         try:
             words = shlex.split(command)
         except ValueError as error:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from servekit.check.wire import NoAnswer
+from servekit.emulate.bodies import MAX_THROWN_AWAY_BYTES, Stalled, chunks
 from servekit.emulate.faults import Faults, is_loopback
 from servekit.emulate.sagemaker import errors, events, fields
 from servekit.emulate.sagemaker.endpoint import Endpoint, State
@@ -344,15 +345,20 @@ def _told(task: asyncio.Task[None]) -> None:
 
 
 async def _read(request: Request, most: int) -> bytearray:
-    """Held once. Raises PlatformError, after the rest was thrown away."""
+    """Held once. Raises PlatformError, after the rest was thrown away, as far as that has an end."""
     body = bytearray()
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size <= most:
-            body += chunk
-        else:
-            body.clear()
+    try:
+        async for chunk in chunks(request):
+            size += len(chunk)
+            if size <= most:
+                body += chunk
+            else:
+                body.clear()
+            if size > most + MAX_THROWN_AWAY_BYTES:
+                break
+    except (ClientDisconnect, Stalled) as error:
+        raise PlatformError(408, "RequestTimeoutException", f"the request did not come: {error}") from error
     if size > most:
         raise invalid(f"1 validation error detected: Body: expected at most {most} bytes, got {size}")
     return body

@@ -124,11 +124,21 @@ def read(fields: tuple[Field, ...], headers: Mapping[str, str]) -> Given:
         value = headers.get(field.header)
         if value is None:
             continue
+        if not field.sent_as:
+            value = _text(value)
         check(field, value)
         values[field.name] = value
         if field.sent_as:
             sent.append((field.sent_as, value))
     return Given(values, tuple(sent))
+
+
+def _text(value: str) -> str:
+    """A key of S3 may be any text, and boto3 sends it as UTF-8; Starlette takes every header for Latin-1."""
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return value
 
 
 def check(field: Field, value: str) -> None:

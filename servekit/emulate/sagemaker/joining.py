@@ -16,6 +16,8 @@ from servekit.emulate.sagemaker.jsonpath import JsonPath, NotThere
 CSV, JSON, JSON_LINES = "text/csv", "application/json", "application/jsonlines"
 KINDS = (CSV, JSON, JSON_LINES)
 INPUT, OUTPUT = "SageMakerInput", "SageMakerOutput"
+# MaxPayload limits a record; Python's own limit of a field is 128 KiB.
+csv.field_size_limit(2**31 - 1)
 
 
 class BadRecord(Exception):
@@ -89,7 +91,11 @@ class Processing:
 
     def _dump(self, value: Any) -> bytes:
         if self.kind != CSV:
-            return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+            try:
+                # Half of a character, which JSON can name and UTF-8 cannot, stays the escape that it came as.
+                return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+            except RecursionError as error:
+                raise BadRecord("it is too deep to be written") from error
         row = io.StringIO()
         csv.writer(row, lineterminator="").writerow(value if isinstance(value, list) else [value])
         return row.getvalue().encode()

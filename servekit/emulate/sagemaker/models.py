@@ -43,7 +43,7 @@ class Models:
     async def loaded(self, target: str, pool: Pool, log: str, wait_s: float) -> str:
         """The path that invokes it. Raises PlatformError."""
         folder = self._folder / target.lstrip("/")
-        if not folder.resolve().is_relative_to(self._folder) or not folder.is_dir():
+        if not self._has(folder):
             raise invalid(f"TargetModel {target!r}: there is no such folder in {self._folder.name}")
         if pool is not self._pool:
             # A new container has no models.
@@ -65,6 +65,12 @@ class Models:
                 del self._loads[name]
             raise
         return f"/models/{name}/invoke"
+
+    def _has(self, folder: Path) -> bool:
+        try:
+            return self._folder in folder.resolve().parents and folder.is_dir()
+        except OSError:  # such as a name that is too long for one
+            return False
 
     def forget(self, path: str) -> None:
         """The container says that it does not have it: the next call loads it again."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from servekit.check.subject import Subject
@@ -137,6 +137,8 @@ class Failed(Exception):
 
 def found(job: Job) -> list[tuple[Path, str]]:
     """The objects and their names, in order. Raises ConfigError."""
+    if job.output.exists() and not job.output.is_dir():
+        raise ConfigError(f"--output {job.output}: expected a folder, got a file")
     if job.input.is_file():
         return [(job.input, job.input.name)]
     if not job.input.is_dir():
@@ -149,7 +151,16 @@ def found(job: Job) -> list[tuple[Path, str]]:
         raise ConfigError(f"--input {job.input}: expected files, got an empty folder")
     if len(paths) > MAX_OBJECTS:
         raise ConfigError(f"--input {job.input}: expected at most {MAX_OBJECTS} files, got {len(paths)}")
-    return [(path, path.relative_to(job.input).as_posix()) for path in paths]
+    names = [path.relative_to(job.input).as_posix() for path in paths]
+    # S3 has keys, and no folders that one of them could be.
+    results = {f"{name}.out" for name in names}
+    for name in names:
+        if both := results.intersection(map(str, PurePosixPath(name).parents)):
+            raise ConfigError(
+                f"--input {job.input}: {name!r}: its folder has the name of another object's result, {both.pop()!r}; "
+                "rename one of them"
+            )
+    return list(zip(paths, names, strict=True))
 
 
 class Transform:
