@@ -15,9 +15,10 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from servekit.check.subject import Running, Subject, free_port, held_back, require_free, shared_folder
+from servekit.check.subject import Running, Subject, free_port, require_free, shared_folder
 from servekit.check.wire import Address
 from servekit.errors import ConfigError
+from servekit.images import programs
 from servekit.images.builder import NoBuilder, find
 from servekit.terms import Start
 
@@ -221,7 +222,7 @@ class Container(Subject):
             ]  # fmt: skip
             # Read now: from its start on, every moment counts.
             files = _described(image, describes, places)
-            with held_back():
+            with programs.held_back():
                 process = subprocess.Popen(  # noqa: S603 - a list of arguments, no shell
                     command,
                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,

@@ -10,10 +10,9 @@ import signal
 import socket
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 from servekit.check.logs import Log
 from servekit.check.wire import Address
 from servekit.errors import ConfigError
+from servekit.images import programs
 from servekit.terms import Image, Start
 
 END_S = 2.0
@@ -123,25 +123,6 @@ def require_free(port: int) -> None:
         raise ConfigError(f"port {port}: something else listens there already; end it, or choose another with --port")
 
 
-@contextmanager
-def held_back() -> Iterator[None]:
-    """Ctrl-C and SIGTERM come after what must not be cut in two: a process that is started, and not yet known."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        for number in handlers:
-            signal.signal(number, lambda number, _frame: came.append(number))
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-    for each in came:
-        signal.raise_signal(each)
-
-
 class Command(Subject):
     """A command as a process of its own session: all of it is gone in the end."""
 
@@ -160,7 +141,7 @@ class Command(Subject):
         self._folder = shared_folder()
         self._running: Running | None = None
         try:
-            with held_back():
+            with programs.held_back():
                 process = subprocess.Popen(  # noqa: S603 - what the user wants to have judged
                     [word.replace(PORT, str(chosen)) for word in words],
                     env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -81,12 +80,14 @@ def bench(**options: Any) -> None:
     measure; 130 after Ctrl-C, with the figures until then.
     """
     from servekit.bench.subject import WrongAnswer
+    from servekit.cli.values import check_values
     from servekit.errors import LoadFailed, ServeError
     from servekit.images.programs import terminable
     from servekit.parity.served import NotServing
 
     try:
         with terminable():
+            check_values(click.get_current_context())
             code = _bench(**options)
     except (ServeError, OSError) as error:
         for line in error.lines if isinstance(error, NotServing) else ():
@@ -105,6 +106,8 @@ def _bench(
     target_p99_ms: float | None, max_settings: int, html: str | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Raises ConfigError, LoadFailed, NotServing, WrongAnswer, OSError. The exit code."""
+    from importlib.util import find_spec
+
     from servekit.bench import subject
     from servekit.bench.runner import Loads, conditions
     from servekit.errors import ConfigError
@@ -117,16 +120,11 @@ def _bench(
         raise ConfigError("--concurrency none: expected --rates with numbers, else there is nothing to do")
     if target_p99_ms is not None and not loads.concurrency:
         raise ConfigError("--target-p99-ms: expected some --concurrency: what a server can bear is looked for there")
-    for option, number in (
-        ("--seconds", seconds), ("--warm-up-s", warm_up_s), ("--timeout-s", timeout_s),
-        ("--target-p99-ms", target_p99_ms),
-    ):  # fmt: skip
-        # click takes `nan` for a number of any range.
-        if number is not None and not math.isfinite(number):
-            raise ConfigError(f"{option}: expected a number, got {number}")
     file = None if sample is None else Path(sample)
     if html is not None and (Path(html).is_dir() or not Path(html).absolute().parent.is_dir()):
         raise ConfigError(f"--html: expected a file in a directory that exists, got {html!r}")
+    if html is not None and find_spec("matplotlib") is None:
+        raise ConfigError('--html: the package matplotlib is not installed: pip install "servekit[bench]"')
     said = _Said(target, loads, as_json=as_json, html=html, target_p99_ms=target_p99_ms)
     with said:
         if subject.is_url(target):

@@ -89,6 +89,7 @@ def starter(given: Given, terms: Terms) -> Callable[[], Subject]:
 
 def ended(report: Report, work: Callable[[], int]) -> int:
     """The exit code; a wrong option or file is one line."""
+    from servekit.cli.values import check_values
     from servekit.errors import ServeError
     from servekit.images.programs import terminable
     from servekit.publish.failures import line
@@ -96,6 +97,7 @@ def ended(report: Report, work: Callable[[], int]) -> int:
 
     try:
         with terminable():
+            check_values(click.get_current_context())
             return work()
     except (ServeError, OSError) as error:
         text = line(error.message if isinstance(error, ServeError) else str(error))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -30,13 +29,14 @@ def control_options(command: Command) -> Command:
     @click.option("--insecure-http", is_flag=True, help="allow an endpoint with plain http that is not this machine")
     @functools.wraps(command)
     def run(*args: Any, as_json: bool, insecure_http: bool, **options: Any) -> None:
+        from servekit.cli.values import check_values
         from servekit.images.programs import terminable
         from servekit.publish.report import Report
 
         report = Report(as_json=as_json)
         try:
             with terminable():
-                _check_values(click.get_current_context())
+                check_values(click.get_current_context())
                 command(*args, report=report, insecure_http=insecure_http, **options)
         except BaseException as error:  # noqa: BLE001 - every end has its exit code
             _end(report, error)
@@ -72,24 +72,6 @@ def _print(document: dict[str, Any], exit_code: int) -> None:
     from servekit.publish.report import Report
 
     Report(as_json=True).failed(document, exit_code)
-
-
-def _check_values(ctx: click.Context) -> None:
-    """A script's variable that is not set must not change what is made, nor where. A description may be empty.
-
-    click takes `nan` for a number of any range, and to wait for so long is to wait for ever.
-    """
-    from servekit.errors import ConfigError
-
-    for option in ctx.command.params:
-        name = option.name or ""
-        value = ctx.params.get(name)
-        typed = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        label = option.opts[0] if isinstance(option, click.Option) else option.human_readable_name
-        if typed and name != "description" and (value == "" or (isinstance(value, tuple) and "" in value)):
-            raise ConfigError(f"{label}: expected a value, got ''")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{label}: expected a number, got {value}")
 
 
 def _end(report: Any, error: BaseException) -> NoReturn:

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import click
 
+from servekit.cli.values import PathValue, check_values
+
 USAGE_ERROR = 2
 # Example keys, which open nothing: an emulator listens on this machine alone unless it is told otherwise.
 ACCESS_KEY, SECRET_KEY, API_KEY = "AKEXAMPLE", "SKEXAMPLE", "AKEXAMPLE.SKEXAMPLE"
@@ -25,7 +27,7 @@ def _common(command: Command) -> Command:
             help="how long a state lasts that passes by itself, such as CREATING",
         ),
         click.option(
-            "--state", type=click.Path(path_type=Path, dir_okay=False), default=None, metavar="FILE",
+            "--state", type=PathValue(path_type=Path, dir_okay=False), default=None, metavar="FILE",
             help="keep what is made in this file, and go on from it; default: forget it at the end",
         ),
         click.option(
@@ -81,7 +83,7 @@ def modelarts(port: int, host: str, state: Path | None, advance_s: float, servic
 )
 @click.option(
     "--files",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathValue(path_type=Path, file_okay=False),
     default=None,
     metavar="DIR",
     help="where jobs' files go; the container must see it under the same path  [default: the temporary directory]",
@@ -118,6 +120,7 @@ def _ending() -> Iterator[None]:
     from servekit.errors import ServeError
 
     try:
+        check_values(click.get_current_context())
         yield
     except ServeError as error:
         click.echo(f"servekit: {error.message}", err=True)

@@ -16,6 +16,7 @@ import click
 
 from servekit.cli.container import INTERRUPTED, USAGE_ERROR, Command, ended, starter, taken
 from servekit.cli.container import options as container_options
+from servekit.cli.values import PathValue
 
 if TYPE_CHECKING:
     from servekit.emulate.modelarts.batch import Batch
@@ -34,7 +35,7 @@ ACCESS_KEY, SECRET_KEY = "AKEXAMPLE", "SKEXAMPLE"
 
 def _config(*, required: bool) -> Callable[[Command], Command]:
     return click.option(
-        "--config", type=click.Path(path_type=Path), required=required, metavar="FILE",
+        "--config", type=PathValue(path_type=Path), required=required, metavar="FILE",
         help="the image's config.json: routes, schemas, health check",
     )  # fmt: skip
 
@@ -42,21 +43,21 @@ def _config(*, required: bool) -> Callable[[Command], Command]:
 @click.command("modelarts-batch", context_settings={"max_content_width": 110})
 @container_options("8080")
 @click.option(
-    "--input", type=click.Path(path_type=Path), required=True, metavar="DIR", help="files, one file, or a .manifest"
+    "--input", type=PathValue(path_type=Path), required=True, metavar="DIR", help="files, one file, or a .manifest"
 )
-@click.option("--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="where results go")
+@click.option("--output", type=PathValue(path_type=Path), required=True, metavar="DIR", help="where results go")
 @_config(required=True)
 @click.option(
     "--mapping-type", type=click.Choice(["file", "csv"]), default="file", show_default=True,
     help="a request for each file, or one for each row of each CSV file",
 )  # fmt: skip
 @click.option(
-    "--mapping-rule", type=click.Path(path_type=Path), metavar="FILE",
+    "--mapping-rule", type=PathValue(path_type=Path), metavar="FILE",
     help="for csv: the schema with an index in each leaf  [default: the schema in config.json, if it has some]",
 )  # fmt: skip
 @click.option("--req-uri", metavar="PATH", help="which of config.json's routes  [default: the only one]")
 @click.option(
-    "--obs", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
+    "--obs", type=PathValue(path_type=Path, exists=True, file_okay=False), metavar="DIR",
     help="stands for OBS in manifests: its folders are the buckets",
 )  # fmt: skip
 @click.option("--task-id", metavar="ID", help="in the name of the output's manifest  [default: made up]")

@@ -13,6 +13,7 @@ import click
 
 from servekit.cli.container import INTERRUPTED, ended, starter, taken
 from servekit.cli.container import options as container_options
+from servekit.cli.values import PathValue
 
 if TYPE_CHECKING:
     from servekit.emulate.modzy.runner import Runner
@@ -24,14 +25,14 @@ SHOWN_LINES = 20
 
 @click.command("modzy-jobs", context_settings={"max_content_width": 110})
 @container_options("$PSC_MODEL_PORT, which is set to a free one")
-@click.option("--input", type=click.Path(path_type=Path), required=True, metavar="DIR", help="a directory per item")
-@click.option("--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="where results go")
+@click.option("--input", type=PathValue(path_type=Path), required=True, metavar="DIR", help="a directory per item")
+@click.option("--output", type=PathValue(path_type=Path), required=True, metavar="DIR", help="where results go")
 @click.option(
-    "--model-yaml", type=click.Path(path_type=Path), required=True, metavar="FILE",
+    "--model-yaml", type=PathValue(path_type=Path), required=True, metavar="FILE",
     help="which files an item has, how large they may be, and the time limits",
 )  # fmt: skip
 @click.option(
-    "--files", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    "--files", type=PathValue(path_type=Path, file_okay=False), metavar="DIR",
     help="where items' files go; the container must see it under the same path  [default: the temporary directory]",
 )  # fmt: skip
 @click.option(

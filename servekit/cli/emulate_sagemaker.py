@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from servekit.cli.values import PathValue, check_values
+
 if TYPE_CHECKING:
     from servekit.check.subject import Subject
     from servekit.emulate.sagemaker.joining import Processing
@@ -38,7 +40,7 @@ def _container(command: Command) -> Command:
         ),
         click.option("--engine", metavar="NAME", help="docker or podman, for --image  [default: the first that works]"),
         click.option(
-            "--model", type=click.Path(path_type=Path), metavar="DIR", help="what --image sees in /opt/ml/model"
+            "--model", type=PathValue(path_type=Path), metavar="DIR", help="what --image sees in /opt/ml/model"
         ),
         click.argument("engine_arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS OF THE ENGINE]"),
     )[::-1]:  # fmt: skip
@@ -58,7 +60,7 @@ def _container(command: Command) -> Command:
 )  # fmt: skip
 @click.option("--serverless", is_flag=True, help="a serverless endpoint: 4 MB, ModelNotReady while it starts, 3 min")
 @click.option(
-    "--multi-model", type=click.Path(path_type=Path), metavar="DIR",
+    "--multi-model", type=PathValue(path_type=Path), metavar="DIR",
     help="a multi-model endpoint: DIR has a folder for each TargetModel, and the container sees it as it is here",
 )  # fmt: skip
 @click.option(
@@ -82,7 +84,7 @@ def _container(command: Command) -> Command:
     help="so many failed pings in a row, and the container is replaced",
 )  # fmt: skip
 @click.option(
-    "--s3", type=click.Path(path_type=Path), metavar="FOLDER",
+    "--s3", type=PathValue(path_type=Path), metavar="FOLDER",
     help="stands for S3: its folders are the buckets; makes asynchronous invocations possible",
 )  # fmt: skip
 @click.option(
@@ -116,6 +118,7 @@ def sagemaker(**options: Any) -> None:
 
     try:
         with terminable():
+            check_values(click.get_current_context())
             _endpoint(**options)
     except (ServeError, OSError) as error:
         click.echo(f"servekit: {error.message if isinstance(error, ServeError) else error}", err=True)
@@ -177,8 +180,8 @@ def _s3(option: str, uri: str) -> None:
 
 @click.command("sagemaker-transform", context_settings={"max_content_width": 110})
 @_container
-@click.option("--input", type=click.Path(path_type=Path), required=True, metavar="DIR", help="the objects, or one file")
-@click.option("--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="where NAME.out goes")
+@click.option("--input", type=PathValue(path_type=Path), required=True, metavar="DIR", help="the objects, or one file")
+@click.option("--output", type=PathValue(path_type=Path), required=True, metavar="DIR", help="where NAME.out goes")
 @click.option("--split-type", type=_choice("None", "Line", "RecordIO"), default="None", show_default=True)
 @click.option(
     "--batch-strategy", type=_choice("SingleRecord", "MultiRecord"),
@@ -222,6 +225,7 @@ def transform(as_json: bool, **options: Any) -> None:
     report = Report(as_json=as_json)
     try:
         with terminable():
+            check_values(click.get_current_context())
             code = _transform(report, **options)
     except (ServeError, OSError) as error:
         text = error.message if isinstance(error, ServeError) else str(error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,12 +41,14 @@ def parity(
     The exit code is 0 when all are equal, among each other and to the snapshot; 1 when some differ; 2 for a wrong
     option, a wrong file or a model that does not load.
     """
+    from servekit.cli.values import check_values
     from servekit.errors import ServeError
     from servekit.images.programs import terminable
     from servekit.parity.served import NotServing
 
     try:
         with terminable():
+            check_values(click.get_current_context())
             code = _parity(target, samples, platforms, served, model_dir, snapshot, update, tolerance, as_json)
     except (ServeError, OSError) as error:
         for line in error.lines if isinstance(error, NotServing) else ():
@@ -75,8 +76,6 @@ def _parity(
         raise ConfigError("--update: expected --snapshot FILE with it")
     if file is not None and update and (file.is_dir() or not file.absolute().parent.is_dir()):
         raise ConfigError(f"--snapshot: expected a file in a directory that exists, got {snapshot!r}")
-    if tolerance is not None and math.isnan(tolerance):
-        raise ConfigError("--tolerance: expected a number from 0 to 1, got nan")
     given = read(Path(samples), but=() if file is None else (file,))
     before = snapshots.read(file) if file is not None and not update else {}
     chosen = _platforms(platforms)

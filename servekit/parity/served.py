@@ -11,16 +11,16 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 from servekit.check.logs import Log
 from servekit.contract import Load, Ready, Reply, Request, Route
 from servekit.errors import ConfigError, ServeError
+from servekit.images import programs
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 600.0
@@ -70,7 +70,7 @@ class Served:
         arguments += ("--drain-s", "0", "--finish-s", "1", "--log-format", "text")
         self._process: subprocess.Popen[bytes] | None = None
         try:
-            with _held_back():
+            with programs.held_back():
                 self._process = subprocess.Popen(  # noqa: S603 - our own command, and the target that the user wants
                     [*COMMAND, *arguments, "--", target],
                     env={**os.environ, **(environ or {})}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -154,25 +154,6 @@ class Served:
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
-
-
-@contextmanager
-def _held_back() -> Iterator[None]:
-    """Ctrl-C and SIGTERM come after what must not be cut in two: a process that is started, and not yet known."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for number in handlers:
-            signal.signal(number, lambda number, _frame: came.append(number))
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-    for each in came:
-        signal.raise_signal(each)
 
 
 def ask(

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 import pytest
 from serving import clean_environ, free_port, script
 
-from servekit.check.subject import held_back
+from servekit.images.programs import held_back
 
 # Correct for the few clauses that are tried here, and slow or noisy where a test asks for it.
 SERVER = """

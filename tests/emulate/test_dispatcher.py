@@ -48,7 +48,7 @@ from servekit.terms import Start
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from servekit.cli.emulate_modelarts import modelarts_service as run; run()"]
 ACCEPTS = re.compile(r"^servekit: emulating modelarts-service on (http://\S+)$", re.MULTILINE)
-START_S = 30.0
+START_S = 90.0
 TOKEN = {"X-Auth-Token": "example"}
 INFER = "/v1/infers/some-service"
 CONFIG = {

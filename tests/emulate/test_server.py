@@ -49,7 +49,7 @@ def test_a_port_that_is_taken_is_one_line(emulator: Emulator) -> None:
         (["modzy", "--port", "0", "--container", "ftp://x"], "--container: expected http://HOST:PORT"),
         (["modzy", "--port", "0", "--container", "http://x", "--command", "y"], "expected one of them, got both"),
         (["modzy", "--port", "0", "--command", "'"], "--command: expected a command line"),
-        (["modzy", "--port", "0", "--command", ""], "--command: expected a command line, got an empty one"),
+        (["modzy", "--port", "0", "--command", ""], "--command: expected a value, got ''"),
         (["modzy", "--port", "0", "--files", "/no/such/folder"], "--files"),
         (["modzy", "--port", "0", "--host", "192.0.2.1"], "--port 0: cannot listen on 192.0.2.1"),
         (["modzy", "--port", "0", "--advance-s", "-1"], "--advance-s"),

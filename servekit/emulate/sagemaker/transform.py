@@ -246,6 +246,10 @@ class Transform:
             self._stops.set()
             self._pool.close()
             threads.shutdown(wait=True, cancel_futures=True)
+            # Results that nobody takes any more.
+            for _, _, future in waiting:
+                if not future.cancelled() and future.exception() is None:
+                    future.result().close()
             for output in open_outputs:
                 output.drop()
 
