@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from servekit.cli.container import ended, starter, taken
+from servekit.cli.container import options as container_options
 from servekit.cli.values import PathValue, check_values
 
 if TYPE_CHECKING:
-    from servekit.check.subject import Subject
     from servekit.emulate.sagemaker.joining import Processing
     from servekit.emulate.sagemaker.transform import Job, Transform
     from servekit.publish.report import Report
@@ -29,27 +30,8 @@ def _choice(*names: str) -> click.Choice[str]:
     return click.Choice(names, case_sensitive=False)
 
 
-def _container(command: Command) -> Command:
-    for option in (
-        click.option("--container", metavar="URL", help="a container that runs already: http://HOST:PORT"),
-        click.option("--image", metavar="TAG", help="run this image as the platform does"),
-        click.option("--command", metavar="COMMAND", help="start this; {port} in it is replaced by a free port"),
-        click.option(
-            "--container-port", type=click.IntRange(1, 65535), metavar="PORT",
-            help="where the command or the image listens, without {port}  [default: 8080]",
-        ),
-        click.option("--engine", metavar="NAME", help="docker or podman, for --image  [default: the first that works]"),
-        click.option(
-            "--model", type=PathValue(path_type=Path), metavar="DIR", help="what --image sees in /opt/ml/model"
-        ),
-        click.argument("engine_arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS OF THE ENGINE]"),
-    )[::-1]:  # fmt: skip
-        command = option(command)
-    return command
-
-
 @click.command(context_settings={"max_content_width": 110})
-@_container
+@container_options("8080", model="/opt/ml/model")
 @click.option("--port", type=click.IntRange(0, 65535), required=True, metavar="PORT", help="0: one that is free")
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="the address to listen on")
 @click.option("--endpoint-name", metavar="NAME", help="others are not found  [default: any name is good]")
@@ -138,8 +120,10 @@ def _endpoint(
     from servekit.emulate.sagemaker.queue import Queue, Terms
     from servekit.emulate.sagemaker.storage import Folder
     from servekit.emulate.server import listen, serve
+    from servekit.platforms.sagemaker.terms import TERMS
 
-    start = starter(**container, environ={})
+    given = taken(container)
+    start = starter(given, TERMS)
     rules = Rules(
         endpoint_name=endpoint_name, variant=variant, timeout_s=timeout_s, stream_timeout_s=stream_timeout_s,
         max_bytes=SERVERLESS_BYTES if serverless else PAYLOADS[payload_limit], is_serverless=serverless,
@@ -159,7 +143,7 @@ def _endpoint(
     with ExitStack() as stack:
         models = stack.enter_context(closing(Models(multi_model))) if multi_model is not None else None
         listener = stack.enter_context(listen(host, port))
-        endpoint = stack.enter_context(closing(Endpoint(start, schedule, can_replace=container["container"] is None)))
+        endpoint = stack.enter_context(closing(Endpoint(start, schedule, can_replace=given.container is None)))
         queue = stack.enter_context(closing(Queue(terms, endpoint))) if terms is not None else None
         runtime = stack.enter_context(closing(Runtime(rules, endpoint, queue, models)))
         serve(make(runtime), "sagemaker", listener)
@@ -179,7 +163,7 @@ def _s3(option: str, uri: str) -> None:
 
 
 @click.command("sagemaker-transform", context_settings={"max_content_width": 110})
-@_container
+@container_options("8080", model="/opt/ml/model")
 @click.option("--input", type=PathValue(path_type=Path), required=True, metavar="DIR", help="the objects, or one file")
 @click.option("--output", type=PathValue(path_type=Path), required=True, metavar="DIR", help="where NAME.out goes")
 @click.option("--split-type", type=_choice("None", "Line", "RecordIO"), default="None", show_default=True)
@@ -218,41 +202,25 @@ def transform(as_json: bool, **options: Any) -> None:
     An object of which one record fails has no .out file. The exit code is 0 when all succeeded, 1 when one failed,
     2 for a wrong option, 3 when the container never became ready. See docs/how-to/emulate-sagemaker.md.
     """
-    from servekit.errors import ServeError
-    from servekit.images.programs import terminable
-    from servekit.publish.report import Report, dumps
+    from servekit.publish.report import Report
 
     report = Report(as_json=as_json)
-    try:
-        with terminable():
-            check_values(click.get_current_context())
-            code = _transform(report, **options)
-    except (ServeError, OSError) as error:
-        text = error.message if isinstance(error, ServeError) else str(error)
-        click.echo(f"servekit: {text}", err=True)
-        if as_json:
-            click.echo(dumps({"ok": False, "exit_code": USAGE_ERROR, "error": {"kind": "usage", "message": text}}))
-        code = USAGE_ERROR
-    sys.exit(code)
+    sys.exit(ended(report, lambda: _transform(report, **options)))
 
 
-def _transform(
-    report: Report, *, container: str | None, image: str | None, command: str | None, container_port: int | None,
-    engine: str | None, model: Path | None, engine_arguments: tuple[str, ...], **options: Any,
-) -> int:  # fmt: skip
+def _transform(report: Report, **options: Any) -> int:
     """Raises ServeError, OSError. The exit code."""
     from servekit.emulate.sagemaker.transform import NeverReady, Transform
+    from servekit.platforms.sagemaker.terms import TERMS
 
+    given = taken(options)
     job = _job(**options)
     for option in ("input_filter", "output_filter"):
         if getattr(job.processing, option).has_end:
             report.say(
                 "note", f"{options[option]!r}: its end counts in, as SageMaker's pages say; elsewhere it does not"
             )
-    start = starter(
-        container=container, image=image, command=command, container_port=container_port, engine=engine, model=model,
-        engine_arguments=engine_arguments, environ=job.environ(),
-    )  # fmt: skip
+    start = starter(given, TERMS, job.environ())
     began_s = time.monotonic()
     with closing(start()) as subject, closing(Transform(job, subject, report.say)) as work:
         try:
@@ -361,36 +329,3 @@ def _tell(report: Report, work: Transform, code: int, why: str, lines: list[str]
         f"{sum(thing.records for thing in done)} records, {requests} requests, {retries} of them again; "
         f"{work.resolved.concurrent} at once, {work.resolved.strategy}, {work.resolved.payload_mb} MB; {took_s:.1f} s"
     )
-
-
-def starter(
-    *, container: str | None, image: str | None, command: str | None, container_port: int | None, engine: str | None,
-    model: Path | None, engine_arguments: tuple[str, ...], environ: Mapping[str, str],
-) -> Callable[[], Subject]:  # fmt: skip
-    """What begins the container, or finds it, each time it is called. Raises ConfigError."""
-    from dataclasses import replace
-
-    from servekit.check import subject
-    from servekit.errors import ConfigError
-    from servekit.platforms.sagemaker.terms import TERMS
-
-    if sum(given is not None for given in (container, image, command)) != 1:
-        raise ConfigError("expected --container, --image or --command, and one of them only")
-    if container_port is not None and container is not None:
-        raise ConfigError("--container-port: expected the port in the URL")
-    for option, given in (("--engine", engine), ("--model", model), ("what stands behind --", engine_arguments)):
-        if given and image is None:
-            raise ConfigError(f"{option}: expected --image, too")
-    if model is not None and not model.is_dir():
-        raise ConfigError(f"--model {model}: expected a folder")
-    start = replace(TERMS.start, environ={**TERMS.start.environ, **environ})
-    if container is not None:
-        return lambda: subject.at_url(container)
-    if command is not None:
-        return lambda: subject.Command(command, start, port=container_port)
-    assert image is not None  # noqa: S101 - one of them is given
-    from servekit.check.container import Container
-    from servekit.check.container import engine as engine_of
-
-    found = engine_of(engine)
-    return lambda: Container(image, start, engine=found, port=container_port, model=model, extra=engine_arguments)

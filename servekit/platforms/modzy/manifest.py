@@ -81,13 +81,13 @@ def _input_file(name: str, entry: Mapping[Any, Any]) -> InputFile:
     if not isinstance(types, list):
         raise _wrong(f"{where}.acceptedMediaTypes", "a list", types)
     media_types = tuple(_text(text, f"{where}.acceptedMediaTypes.{i}") for i, text in enumerate(types))
-    return InputFile(name, None, media_types, _bytes(entry.get("maxSize"), f"{where}.maxSize"))
+    return InputFile(name, None, media_types, size_bytes(entry.get("maxSize"), f"{where}.maxSize"))
 
 
 def _output_file(name: str, entry: Mapping[Any, Any]) -> OutputFile:
     where = f"outputs.{name}"
     # Read to refuse what is wrong; nothing written is ever cut.
-    _bytes(entry.get("maxSize"), f"{where}.maxSize")
+    size_bytes(entry.get("maxSize"), f"{where}.maxSize")
     if "mediaType" not in entry:
         return OutputFile(name, None)
     return OutputFile(name, None, _text(entry["mediaType"], f"{where}.mediaType"))
@@ -118,8 +118,8 @@ def _text(value: Any, where: str) -> str:
     return value
 
 
-def _bytes(size: Any, where: str) -> int | None:
-    """`5M` and `512Mi` as bytes."""
+def size_bytes(size: Any, where: str) -> int | None:
+    """`5M` and `512Mi` as bytes. where: its name in the manifest. Raises ConfigError."""
     if size is None:
         return None
     found = None if isinstance(size, bool) else SIZE.fullmatch(str(size).strip())

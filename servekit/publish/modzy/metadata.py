@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from servekit.errors import ConfigError
-from servekit.platforms.modzy.manifest import SIZE, read
+from servekit.platforms.modzy.manifest import read, size_bytes
 from servekit.publish.files import content
 from servekit.publish.modzy.objects import Requirement
 
@@ -117,7 +117,7 @@ def of_body(body: bytes) -> Metadata:
                 {
                     "name": name,
                     "mediaType": manifest.outputs[name].media_type,
-                    "maximumSize": _bytes(output.get("maxSize"), f"outputs.{name}.maxSize") or DEFAULT_MAX_BYTES,
+                    "maximumSize": size_bytes(output.get("maxSize"), f"outputs.{name}.maxSize") or DEFAULT_MAX_BYTES,
                     "description": _text(output, "description", f"outputs.{name}."),
                 }
                 for name, output in outputs.items()
@@ -137,7 +137,7 @@ def of_body(body: bytes) -> Metadata:
         run_timeout_s=_span(timeout.get("run"), "timeout.run"),
         status_timeout_s=_span(timeout.get("status"), "timeout.status"),
         cpus=_count(_block(resources, "cpu", "resources.").get("count"), "resources.cpu.count"),
-        memory_bytes=_bytes(memory, "resources.memory.size"),
+        memory_bytes=size_bytes(memory, "resources.memory.size"),
         gpus=int(_count(_block(resources, "gpu", "resources.").get("count"), "resources.gpu.count") or 0),
         media_types=accepted,
     )
@@ -231,16 +231,6 @@ def _statistics(metrics: Any) -> list[dict[str, Any]]:
             raise _wrong(f"metrics.{i}.value", "a number", value)
         found.append({str(key): part for key, part in metric.items() if isinstance(part, (str, int, float))})
     return found
-
-
-def _bytes(size: Any, where: str) -> int | None:
-    if size is None:
-        return None
-    found = None if isinstance(size, bool) else SIZE.fullmatch(str(size).strip())
-    if found is None:
-        raise _wrong(where, 'a size such as "5M" or "512Mi"', size)
-    number, prefix, binary = found.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
 
 
 def _count(value: Any, where: str) -> float | None:
