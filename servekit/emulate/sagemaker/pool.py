@@ -91,7 +91,9 @@ class _Connection(http.client.HTTPConnection):
 
     def failing(self, end_s: float) -> _Failing:
         """Around whatever may wait: the time that is left, and NoAnswer in place of what http.client raises."""
-        self.line.settimeout(max(MIN_WAIT_S, end_s - time.monotonic()))
+        # Newer Pythons let go of it with the last byte, where it is not to be used again.
+        if self.line.fileno() >= 0:
+            self.line.settimeout(max(MIN_WAIT_S, end_s - time.monotonic()))
         return _Failing()
 
 
