@@ -39,16 +39,7 @@ class Engine:
 
     def ask(self, *arguments: str) -> str:
         """What it prints. Raises ConfigError."""
-        try:
-            ended = subprocess.run(  # noqa: S603 - a list of arguments, no shell
-                [self.program, *arguments],
-                stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=MAX_ASKING_S,
-                check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            raise ConfigError(f"`{self.name} {arguments[0]}` gave no answer within {MAX_ASKING_S:.0f} s") from error
-        except OSError as error:
-            raise ConfigError(f"{self.name} cannot be started: {error.strerror or error}") from error
+        ended = programs.ask([self.program, *arguments], limit_s=MAX_ASKING_S)
         if ended.returncode != 0:
             said = ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"]
             raise ConfigError(f"`{self.name} {arguments[0]}` failed: {said[-1][:500]}")

@@ -27,7 +27,7 @@ COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 PASSWORD = re.compile(r"://[^\s/]+@")
 
 
-def ask(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def ask(command: Sequence[str], *, limit_s: float = MAX_ASKING_S) -> subprocess.CompletedProcess[str]:
     """A question that is answered at once. Raises ConfigError when it is not."""
     name = Path(command[0]).name
     try:
@@ -37,11 +37,11 @@ def ask(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=MAX_ASKING_S,
+            timeout=limit_s,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise ConfigError(f"`{name} {command[1]}` gave no answer within {MAX_ASKING_S:.0f} s") from error
+        raise ConfigError(f"`{name} {command[1]}` gave no answer within {limit_s:.0f} s") from error
     except OSError as error:
         raise ConfigError(f"{name} cannot be started: {error.strerror or error}") from error
 

@@ -19,7 +19,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote
 
 from servekit.check.subject import Subject
 from servekit.check.wire import NoAnswer
@@ -29,6 +28,7 @@ from servekit.emulate.modelarts.mapping import BadRow, Rule
 from servekit.emulate.sagemaker.pool import Answer, Pool
 from servekit.emulate.sagemaker.storage import part, replacing
 from servekit.errors import ConfigError
+from servekit.platforms.modelarts.terms import form_name
 
 MEBIBYTE = 1024 * 1024
 MAX_FILE_BYTES = 12 * MEBIBYTE
@@ -455,15 +455,12 @@ def _form(name: str, path: Path) -> tuple[str, bytes]:
     boundary = secrets.token_hex(16)
     kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     head = (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{_quoted(name)}"; filename="{_quoted(path.name)}"\r\n'
+        f"--{boundary}\r\n"
+        f'Content-Disposition: form-data; name="{form_name(name)}"; filename="{form_name(path.name)}"\r\n'
         f"Content-Type: {kind}\r\n\r\n"
     )
     body = b"".join([head.encode("utf-8", "surrogateescape"), path.read_bytes(), f"\r\n--{boundary}--\r\n".encode()])
     return f"multipart/form-data; boundary={boundary}", body
-
-
-def _quoted(text: str) -> str:
-    return "".join(quote(character) if character in '"\r\n' else character for character in text)
 
 
 def _limited(answer: Answer, most: int) -> bytes:

@@ -66,7 +66,7 @@ def _prediction(sample: Sample, path: str, fields: tuple[str, ...]) -> Send:
     parts = []
     for name, content in sample.files.items():
         field = fields[0] if len(fields) == len(sample.files) == 1 else name
-        disposition = f'form-data; name="{_quoted(field)}"; filename="{_quoted(name)}"'
+        disposition = f'form-data; name="{form_name(field)}"; filename="{form_name(name)}"'
         head = f"Content-Disposition: {disposition}\r\nContent-Type: {kind}"
         parts.append(
             b"--" + BOUNDARY.encode() + b"\r\n" + head.encode(errors="replace") + b"\r\n\r\n" + content + b"\r\n"
@@ -75,7 +75,7 @@ def _prediction(sample: Sample, path: str, fields: tuple[str, ...]) -> Send:
     return Send("POST", path, (("Content-Type", f"{FORM_TYPE}; boundary={BOUNDARY}"),), body)
 
 
-def _quoted(name: str) -> str:
+def form_name(name: str) -> str:
     """As browsers write it into a form."""
     return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
 
